@@ -1,0 +1,58 @@
+/* Accelerator and machine type: see accel-choice.h. */
+#include "accel-choice.h"
+#include "disk.h"
+#include "gerror.h"
+#include "json.h"
+
+#include <string.h>
+
+/* The versioned name behind the alias "pc", from a line like
+ * "pc  Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-7.2)": so that a template stays what it
+ * is when QEMU is upgraded. */
+static char *find_machine_type(const char *qemu, GError **error)
+{
+	const char *argv[] = {qemu, "-machine", "help", NULL};
+	g_autofree char *out = cop_disk_run_program((char *const *)argv, error);
+	const char *line, *alias;
+
+	if (!out)
+		return NULL;
+	line = g_str_has_prefix(out, "pc ") ? out : strstr(out, "\npc ");
+	alias = line ? strstr(line, "(alias of ") : NULL;
+	if (!alias) {
+		cop_gerror_set(error, COP_ERR_UNSUPPORTED, "%s has no machine type 'pc'", qemu);
+		return NULL;
+	}
+	alias += strlen("(alias of ");
+	return g_strndup(alias, strcspn(alias, ")\n"));
+}
+
+JsonObject *cop_accel_findings(struct cop_state *state)
+{
+	g_mutex_lock(&state->probe_lock);
+	if (!state->accel_report) {
+		state->accel_report = json_object_new();
+		json_object_set_string_member(state->accel_report, "accel", "tcg");
+	}
+	g_mutex_unlock(&state->probe_lock);
+	return state->accel_report;
+}
+
+gboolean cop_accel_choose(struct cop_state *state, const char *wanted, struct cop_machine *machine,
+			  GError **error)
+{
+	gboolean ok = TRUE;
+
+	g_mutex_lock(&state->probe_lock);
+	if (!state->machine_type)
+		state->machine_type = find_machine_type(state->config->qemu, error);
+	ok = state->machine_type != NULL;
+	machine->type = g_strdup(state->machine_type);
+	g_mutex_unlock(&state->probe_lock);
+	if (!ok)
+		return FALSE;
+	if (strcmp(wanted, "auto") == 0)
+		wanted = cop_json_str(cop_accel_findings(state), "accel", "tcg", NULL);
+	machine->accel = g_strdup(wanted);
+	return TRUE;
+}

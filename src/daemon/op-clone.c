@@ -1,0 +1,258 @@
+/* clone and fork: VMs from a template.
+ *
+ * All clones of a request are reserved first, names and limits checked, then started side by side by
+ * a few workers. All or nothing: when one fails, those that started are ended and removed.
+ */
+#include "gerror.h"
+#include "disk.h"
+#include "json.h"
+#include "ops.h"
+#include "template.h"
+#include "vm.h"
+
+#include <string.h>
+
+struct batch {
+	struct cop_state *state;
+	struct cop_template *tpl;
+	const struct cop_clone_wish *wish;
+	char *dir; /* the template's */
+	gint64 begun_us;
+	GMutex lock;
+	GError *error; /* the first one */
+};
+
+static gboolean start_clone(struct batch *b, struct cop_vm *vm, GError **error)
+{
+	struct cop_state *state = b->state;
+	g_autofree char *dir = cop_state_vm_dir(state, vm->id);
+	g_autofree char *state_path = g_build_filename(b->dir, "state", NULL);
+	struct cop_machine *machine = cop_machine_copy(b->tpl->machine);
+	gboolean ok;
+
+	if (!cop_file_mkdir(dir, 0711, error) ||
+	    !cop_disk_add_overlays(state, machine, b->dir, error)) {
+		cop_disk_unpin(state, machine);
+		cop_machine_free(machine);
+		return FALSE;
+	}
+	g_mutex_lock(&state->lock);
+	cop_machine_free(vm->machine);
+	vm->machine = machine;
+	vm->ram_id = g_strdup(b->tpl->ram_id);
+	vm->ram_shared = FALSE;
+	g_mutex_unlock(&state->lock);
+	cop_disk_unpin(state, machine);
+	ok = cop_vm_spawn(vm, TRUE, error) && cop_vm_load_state(vm, state_path, error) &&
+	     (b->wish->paused ? cop_vm_halt(vm, error) : cop_vm_cont(vm, error));
+	if (!ok)
+		return FALSE;
+	vm->start.total_ms = (double)(g_get_monotonic_time() - b->begun_us) / 1000.0;
+	vm->started_once = TRUE;
+	return cop_vm_save(vm, error);
+}
+
+static void worker(gpointer item, gpointer user)
+{
+	struct batch *b = user;
+	GError *error = NULL;
+	gboolean give_up;
+
+	g_mutex_lock(&b->lock);
+	give_up = b->error != NULL;
+	g_mutex_unlock(&b->lock);
+	if (give_up || start_clone(b, item, &error))
+		return;
+	g_prefix_error(&error, "cannot start clone '%s': ", ((struct cop_vm *)item)->name);
+	g_mutex_lock(&b->lock);
+	if (!b->error)
+		b->error = g_steal_pointer(&error);
+	g_mutex_unlock(&b->lock);
+	g_clear_error(&error);
+}
+
+static GPtrArray *reserve(struct cop_state *state, struct cop_template *tpl,
+			  const struct cop_clone_wish *wish, GError **error)
+{
+	GPtrArray *vms = cop_state_reserve_vms(state, wish->names, wish->prefix, wish->count,
+					       tpl->machine->memory_bytes, error);
+
+	if (!vms)
+		return NULL;
+	g_mutex_lock(&state->lock);
+	for (guint i = 0; i < vms->len; i++) {
+		struct cop_vm *vm = vms->pdata[i];
+
+		vm->template = g_strdup(tpl->name);
+		vm->machine = cop_machine_copy(tpl->machine); /* counts as memory given */
+		vm->busy = "clone";
+	}
+	g_mutex_unlock(&state->lock);
+	return vms;
+}
+
+static gboolean pick_ports(struct cop_state *state, GPtrArray *vms, gboolean ssh, GError **error)
+{
+	for (guint i = 0; ssh && i < vms->len; i++) {
+		struct cop_vm *vm = vms->pdata[i];
+
+		vm->ssh_port = cop_vm_free_port(state, error);
+		if (!vm->ssh_port)
+			return FALSE;
+	}
+	return TRUE;
+}
+
+GPtrArray *cop_clone_template(struct cop_state *state, struct cop_template *tpl,
+			      const struct cop_clone_wish *wish, double *ret_all_ms,
+			      GError **error)
+{
+	struct batch b = {.state = state, .tpl = tpl, .wish = wish,
+			  .begun_us = g_get_monotonic_time()};
+	GPtrArray *vms = NULL;
+	GThreadPool *pool;
+
+	g_mutex_lock(&state->lock);
+	tpl->busy_users++;
+	g_mutex_unlock(&state->lock);
+	g_mutex_init(&b.lock);
+	b.dir = cop_state_template_dir(state, tpl->name);
+	if (cop_state_check_disk(state, error) &&
+	    cop_template_check(state, tpl, FALSE, NULL, error) &&
+	    cop_template_load(state, tpl, error))
+		vms = reserve(state, tpl, wish, error);
+	if (vms && !pick_ports(state, vms, wish->ssh, &b.error))
+		g_debug("no port: %s", b.error->message);
+	if (vms) {
+		pool = g_thread_pool_new(worker, &b, (gint)state->config->clone_workers, FALSE,
+					 NULL);
+		for (guint i = 0; i < vms->len; i++)
+			g_thread_pool_push(pool, vms->pdata[i], NULL);
+		g_thread_pool_free(pool, FALSE, TRUE);
+		if (ret_all_ms)
+			*ret_all_ms = (double)(g_get_monotonic_time() - b.begun_us) / 1000.0;
+	}
+	for (guint i = 0; vms && i < vms->len; i++) {
+		if (b.error)
+			cop_op_discard(vms->pdata[i]);
+		else
+			cop_state_release_vm(cop_vm_ref(vms->pdata[i]));
+	}
+	if (b.error) {
+		g_propagate_error(error, b.error);
+		g_clear_pointer(&vms, g_ptr_array_unref);
+	}
+	g_mutex_lock(&state->lock);
+	tpl->busy_users--;
+	g_mutex_unlock(&state->lock);
+	g_mutex_clear(&b.lock);
+	g_free(b.dir);
+	return vms;
+}
+
+JsonArray *cop_op_vms_to_json(GPtrArray *vms)
+{
+	JsonArray *arr = json_array_new();
+
+	for (guint i = 0; i < vms->len; i++)
+		json_array_add_object_element(arr, cop_vm_to_json(vms->pdata[i], FALSE));
+	return arr;
+}
+
+/* Fills a wish from a request; names are freed by the caller. */
+static gboolean read_wish(JsonObject *request, struct cop_clone_wish *wish, GError **error)
+{
+	GError *why = NULL;
+	gint64 count = cop_json_int(request, "count", 0, &why);
+
+	wish->names = cop_json_strv(request, "names", &why);
+	wish->ssh = cop_json_bool(request, "ssh", FALSE, &why);
+	wish->paused = cop_json_bool(request, "paused", FALSE, &why);
+	if (!why && count == 0)
+		count = wish->names ? g_strv_length(wish->names) : 1;
+	if (!why && (count < 1 || count > 1024))
+		cop_gerror_set(&why, COP_ERR_BAD_REQUEST,
+			       "the number of clones must be from 1 to 1024");
+	if (!why && wish->names && g_strv_length(wish->names) != (guint)count)
+		cop_gerror_set(&why, COP_ERR_BAD_REQUEST, "%d clones, but %u names", (int)count,
+			       g_strv_length(wish->names));
+	wish->count = (unsigned)count;
+	if (why)
+		g_propagate_error(error, why);
+	return why == NULL;
+}
+
+JsonObject *cop_op_clone(struct cop_state *state, const char *name, JsonObject *request,
+			 GError **error)
+{
+	static const char *const known[] = {"count", "names", "ssh", "paused", NULL};
+	struct cop_clone_wish wish = {.prefix = name};
+	struct cop_template *tpl = NULL;
+	JsonObject *result = NULL;
+	g_autoptr(GPtrArray) vms = NULL;
+	double all_ms = 0;
+
+	if (read_wish(request, &wish, error) && cop_json_only(request, known, error))
+		tpl = cop_state_find_template(state, name, error);
+	if (tpl)
+		vms = cop_clone_template(state, tpl, &wish, &all_ms, error);
+	if (vms) {
+		result = json_object_new();
+		json_object_set_array_member(result, "vms", cop_op_vms_to_json(vms));
+		json_object_set_double_member(result, "all_ms", all_ms);
+	}
+	cop_template_unref(tpl);
+	g_strfreev(wish.names);
+	return result;
+}
+
+/* VM-fork-N, whatever is free. */
+static char *fork_name(struct cop_state *state, const char *vm)
+{
+	char *name = NULL;
+
+	g_mutex_lock(&state->lock);
+	for (unsigned i = 1; !name; i++) {
+		name = g_strdup_printf("%.50s-fork-%u", vm, i);
+		if (g_hash_table_contains(state->templates, name))
+			g_clear_pointer(&name, g_free);
+	}
+	g_mutex_unlock(&state->lock);
+	return name;
+}
+
+JsonObject *cop_op_fork(struct cop_state *state, const char *name, JsonObject *request,
+			GError **error)
+{
+	static const char *const known[] = {"count", "names", "ssh", "template", NULL};
+	struct cop_clone_wish wish = {.prefix = name};
+	g_autofree char *made_up = fork_name(state, name);
+	const char *template = NULL;
+	struct cop_template *tpl = NULL;
+	struct cop_vm *vm = NULL;
+	g_autoptr(GPtrArray) vms = NULL;
+	JsonObject *result = NULL;
+	double all_ms = 0;
+
+	if (read_wish(request, &wish, error) && cop_json_only(request, known, error)) {
+		template = cop_json_str(request, "template", NULL, NULL);
+		vm = cop_state_claim_vm(state, name, "fork", TRUE, error);
+	}
+	if (vm)
+		tpl = cop_freeze_vm(vm, template ?: made_up, FALSE, !template, error);
+	cop_state_release_vm(vm);
+	if (tpl)
+		vms = cop_clone_template(state, tpl, &wish, &all_ms, error);
+	if (vms) {
+		result = json_object_new();
+		json_object_set_object_member(result, "template",
+					      cop_template_to_json(state, tpl));
+		json_object_set_array_member(result, "vms", cop_op_vms_to_json(vms));
+		json_object_set_object_member(result, "freeze",
+					      cop_template_times_to_json(&tpl->times));
+		json_object_set_double_member(result, "all_ms", all_ms);
+	}
+	cop_template_unref(tpl);
+	g_strfreev(wish.names);
+	return result;
+}

@@ -1,0 +1,136 @@
+/* Start-up: see recover.h.
+ *
+ * What a killed daemon can leave, and what becomes of it:
+ * - templates/.NAME.new, .NAME.gone: a freeze or removal that did not end; removed
+ * - vms/ID without a readable vm.json: a VM that never started; removed, unless vm.json is there but
+ *   damaged: then it stays, and no file is collected, as it may name some
+ * - a VM in state "starting": its QEMU is ended, the clone is removed
+ * - a VM with an intent: cop_freeze_recover()
+ */
+#include "recover.h"
+#include "gerror.h"
+#include "ops.h"
+#include "ram.h"
+#include "template.h"
+#include "vm.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static gboolean make_folders(struct cop_state *state, GError **error)
+{
+	static const char *const folders[] = {"disks", "blobs", "templates", "vms"};
+
+	for (size_t i = 0; i < G_N_ELEMENTS(folders); i++) {
+		g_autofree char *path = g_build_filename(state->config->dir, folders[i], NULL);
+
+		/* 0711 lets a VM's user reach nothing: the folder above is 0700, and its QEMU gets
+		 * its own folder as working directory. */
+		if (!cop_file_mkdir(path, strcmp(folders[i], "vms") == 0 ? 0711 : 0700, error))
+			return FALSE;
+	}
+	return cop_file_mkdir(state->config->ram_dir, 0700, error);
+}
+
+/* The folder on /dev/shm has a name that others can guess: it must be ours. */
+static gboolean check_ram_dir(struct cop_state *state, GError **error)
+{
+	struct stat st;
+
+	if (lstat(state->config->ram_dir, &st) < 0)
+		return cop_gerror_errno(error, errno, "cannot use %s", state->config->ram_dir);
+	if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 077))
+		return cop_gerror_set(error, COP_ERR_INTERNAL,
+				      "%s belongs to somebody else or is open to others\n"
+				      "remove it, or choose another --ram-dir",
+				      state->config->ram_dir);
+	return TRUE;
+}
+
+static void read_templates(struct cop_state *state)
+{
+	g_autofree char *folder = g_build_filename(state->config->dir, "templates", NULL);
+	g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
+	const char *name;
+
+	while (dir && (name = g_dir_read_name(dir))) {
+		g_autofree char *path = g_build_filename(folder, name, NULL);
+		struct cop_template *tpl;
+
+		if (!cop_name_valid(name)) {
+			cop_file_remove_tree(path);
+			continue;
+		}
+		tpl = cop_template_read(state, name);
+		g_hash_table_insert(state->templates, tpl->name, tpl);
+	}
+}
+
+static void read_vms(struct cop_state *state)
+{
+	g_autofree char *folder = g_build_filename(state->config->dir, "vms", NULL);
+	g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
+	const char *name;
+
+	while (dir && (name = g_dir_read_name(dir))) {
+		g_autofree char *path = g_build_filename(folder, name, NULL);
+		g_autofree char *manifest = g_build_filename(path, "vm.json", NULL);
+		g_autoptr(GError) why = NULL;
+		guint64 id;
+
+		if (!g_ascii_string_to_unsigned(name, 10, 0, 1023, &id, NULL) ||
+		    !g_file_test(manifest, G_FILE_TEST_EXISTS)) {
+			cop_file_remove_tree(path);
+		} else if (!cop_vm_read(state, (unsigned)id, &why)) {
+			g_warning("VM in %s can't be used, and stays as it is: %s", path,
+				  why->message);
+			state->keep_files = TRUE;
+		}
+	}
+}
+
+gboolean cop_recover_read(struct cop_state *state, GError **error)
+{
+	if (!make_folders(state, error) || !check_ram_dir(state, error))
+		return FALSE;
+	read_templates(state);
+	read_vms(state);
+	return TRUE;
+}
+
+static GPtrArray *all_vms(struct cop_state *state)
+{
+	GPtrArray *vms = g_ptr_array_new_with_free_func((GDestroyNotify)cop_vm_unref);
+	GHashTableIter iter;
+	struct cop_vm *vm;
+
+	g_mutex_lock(&state->lock);
+	g_hash_table_iter_init(&iter, state->vms);
+	while (g_hash_table_iter_next(&iter, NULL, (void **)&vm))
+		g_ptr_array_add(vms, cop_vm_ref(vm));
+	g_mutex_unlock(&state->lock);
+	return vms;
+}
+
+void cop_recover_adopt(struct cop_state *state)
+{
+	g_autoptr(GPtrArray) vms = all_vms(state);
+
+	for (guint i = 0; i < vms->len; i++) {
+		struct cop_vm *vm = vms->pdata[i];
+		gboolean was_starting = vm->run == COP_VM_STARTING;
+
+		cop_vm_adopt(vm);
+		if (was_starting && !cop_vm_alive(vm) && vm->template) {
+			g_info("removing clone '%s', whose start was cut short", vm->name);
+			cop_op_discard(vm);
+			continue;
+		}
+		if (vm->intent)
+			cop_freeze_recover(vm);
+		g_info("VM '%s' is %s", vm->name, cop_vm_state_word(vm->run));
+	}
+	cop_state_collect(state);
+}

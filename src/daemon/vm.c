@@ -1,0 +1,746 @@
+/* A VM's process: see vm.h.
+ *
+ * States and who moves them: spawn: starting; cont: running; halt: paused; the events STOP and RESUME
+ * the same (the guest's disk may fill up); the process's end (on_exit): stopped when it was asked to
+ * end or the guest powered off, else failed.
+ * Threads: on_exit and on_event run on the main loop's thread, all else on workers that have claimed
+ * the VM. Both take the lock.
+ * On failure of cop_vm_spawn() the process is killed and reaped before it returns.
+ */
+#include "vm.h"
+#include "bridge.h"
+#include "console.h"
+#include "gerror.h"
+#include "disk.h"
+#include "json.h"
+#include "launch.h"
+#include "qmp.h"
+#include "ram.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib-unix.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define LOAD_MS 120000
+
+static double ms_since(gint64 start_us)
+{
+	return (double)(g_get_monotonic_time() - start_us) / 1000.0;
+}
+
+uint64_t cop_vm_pid_start(pid_t pid)
+{
+	g_autofree char *path = g_strdup_printf("/proc/%d/stat", (int)pid);
+	g_autofree char *text = NULL;
+	uint64_t start = 0;
+	const char *p;
+
+	if (!g_file_get_contents(path, &text, NULL, NULL) || !(p = strrchr(text, ')')))
+		return 0;
+	for (int field = 2; p && field < 22; field++)
+		p = strchr(p + 1, ' ');
+	if (p)
+		(void)sscanf(p, " %" G_GUINT64_FORMAT, &start);
+	return start;
+}
+
+static JsonObject *times_to_json(const struct cop_start_times *t)
+{
+	JsonObject *obj = json_object_new();
+
+	json_object_set_double_member(obj, "spawn_ms", t->spawn_ms);
+	json_object_set_double_member(obj, "qmp_ms", t->qmp_ms);
+	json_object_set_double_member(obj, "load_ms", t->load_ms);
+	json_object_set_double_member(obj, "total_ms", t->total_ms);
+	return obj;
+}
+
+gboolean cop_vm_save(struct cop_vm *vm, GError **error)
+{
+	g_autofree char *dir = cop_state_vm_dir(vm->state, vm->id);
+	g_autofree char *path = g_build_filename(dir, "vm.json", NULL);
+	g_autoptr(JsonObject) obj = json_object_new();
+
+	g_mutex_lock(&vm->state->lock);
+	json_object_set_int_member(obj, "format", 1);
+	json_object_set_string_member(obj, "name", vm->name);
+	json_object_set_string_member(obj, "state", cop_vm_state_word(vm->run));
+	json_object_set_string_member(obj, "reason", vm->reason);
+	cop_json_set_str(obj, "template", vm->template);
+	json_object_set_int_member(obj, "pid", vm->pid);
+	json_object_set_int_member(obj, "pid_start", (gint64)vm->pid_start);
+	cop_json_set_str(obj, "ram_id", vm->ram_id);
+	json_object_set_boolean_member(obj, "ram_shared", vm->ram_shared);
+	json_object_set_int_member(obj, "ssh_port", vm->ssh_port);
+	json_object_set_int_member(obj, "created_s", vm->created_s);
+	if (vm->started_once)
+		json_object_set_object_member(obj, "start", times_to_json(&vm->start));
+	json_object_set_object_member(obj, "machine", cop_machine_to_json(vm->machine));
+	if (vm->intent)
+		json_object_set_object_member(obj, "intent", json_object_ref(vm->intent));
+	g_mutex_unlock(&vm->state->lock);
+	return cop_json_save(path, obj, FALSE, error);
+}
+
+static int listen_at(const char *dir, const char *name, int type, GError **error)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	g_autofree char *path = g_build_filename(dir, name, NULL);
+	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+
+	(void)unlink(path); /* of an earlier run, or nothing */
+	g_strlcpy(addr.sun_path, path, sizeof(addr.sun_path));
+	if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+	    chmod(path, 0600) < 0 || listen(fd, 8) < 0) {
+		cop_gerror_errno(error, errno, "cannot listen at %s", path);
+		if (fd >= 0)
+			close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static gboolean port_taken(struct cop_state *state, unsigned port)
+{
+	GHashTableIter iter;
+	struct cop_vm *vm;
+	gboolean taken = FALSE;
+
+	g_mutex_lock(&state->lock);
+	g_hash_table_iter_init(&iter, state->vms);
+	while (g_hash_table_iter_next(&iter, NULL, (void **)&vm))
+		taken = taken || vm->ssh_port == port;
+	g_mutex_unlock(&state->lock);
+	return taken;
+}
+
+unsigned cop_vm_free_port(struct cop_state *state, GError **error)
+{
+	for (int tries = 0; tries < 100; tries++) {
+		struct sockaddr_in addr = {.sin_family = AF_INET,
+					   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+		socklen_t len = sizeof(addr);
+		int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		unsigned port = 0;
+
+		if (fd >= 0 && bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 &&
+		    getsockname(fd, (struct sockaddr *)&addr, &len) == 0)
+			port = ntohs(addr.sin_port);
+		if (fd >= 0)
+			close(fd);
+		if (port && !port_taken(state, port))
+			return port;
+	}
+	cop_gerror_set(error, COP_ERR_INTERNAL, "cannot find a free port of 127.0.0.1 for ssh");
+	return 0;
+}
+
+/* Last lines of QEMU's output, for an error message. */
+static char *log_tail(struct cop_vm *vm)
+{
+	g_autofree char *dir = cop_state_vm_dir(vm->state, vm->id);
+	g_autofree char *path = g_build_filename(dir, "qemu.log", NULL);
+	char buf[512];
+	ssize_t n = 0;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	struct stat st;
+
+	if (fd >= 0 && fstat(fd, &st) == 0)
+		n = pread(fd, buf, sizeof(buf), MAX(0, st.st_size - (off_t)sizeof(buf)));
+	if (fd >= 0)
+		close(fd);
+	for (ssize_t i = 0; i < n; i++) {
+		if (buf[i] < ' ' || buf[i] > '~')
+			buf[i] = ' ';
+	}
+	return g_strstrip(g_strndup(buf, n > 0 ? (gsize)n : 0));
+}
+
+/* Main loop's thread. */
+static void on_event(const char *event, JsonObject *data, void *user)
+{
+	struct cop_vm *vm = user;
+	const char *reason = NULL;
+
+	if (!event)
+		return; /* on_exit tells more */
+	g_mutex_lock(&vm->state->lock);
+	if (strcmp(event, "STOP") == 0 && vm->run == COP_VM_RUNNING) {
+		vm->run = COP_VM_PAUSED;
+	} else if (strcmp(event, "RESUME") == 0 && vm->run == COP_VM_PAUSED) {
+		vm->run = COP_VM_RUNNING;
+		reason = "";
+	} else if (strcmp(event, "BLOCK_IO_ERROR") == 0) {
+		reason = cop_json_bool(data, "nospace", FALSE, NULL)
+				 ? "the host's disk is full: free some space, then resume it"
+				 : "a disk of the VM could not be read or written";
+	} else if (strcmp(event, "GUEST_PANICKED") == 0) {
+		reason = "the guest's kernel panicked";
+	} else if (strcmp(event, "SHUTDOWN") == 0) {
+		const char *why = cop_json_str(data, "reason", "", NULL);
+
+		if (strcmp(why, "guest-reset") == 0)
+			reason = "the guest rebooted, and a clone of a --kernel VM has no kernel "
+				 "to boot: start it again";
+		else if (cop_json_bool(data, "guest", FALSE, NULL))
+			reason = "the guest powered off";
+		else
+			reason = "stopped";
+	}
+	if (reason) {
+		g_free(vm->reason);
+		vm->reason = g_strdup(reason);
+	}
+	g_cond_broadcast(&vm->state->changed);
+	g_mutex_unlock(&vm->state->lock);
+}
+
+static gboolean on_vnc_client(gint fd, GIOCondition condition, gpointer user)
+{
+	struct cop_vm *vm = user;
+	int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
+
+	if (client >= 0) {
+		cop_bridge_vnc(vm, client);
+	}
+	return G_SOURCE_CONTINUE;
+}
+
+/* With the lock held, once the process is gone. */
+static void forget_process(struct cop_vm *vm)
+{
+	if (vm->pid_source)
+		g_source_remove(vm->pid_source);
+	if (vm->vnc_source)
+		g_source_remove(vm->vnc_source);
+	vm->pid_source = vm->vnc_source = 0;
+	if (vm->vnc_fd >= 0)
+		close(vm->vnc_fd);
+	if (vm->pidfd >= 0)
+		close(vm->pidfd);
+	vm->pidfd = vm->vnc_fd = -1;
+	vm->pid = 0;
+	/* Ended, but not freed: an operation may be using them. The next start replaces them. */
+	cop_qmp_close(vm->qmp);
+	cop_console_close(vm->console);
+	g_free(g_steal_pointer(&vm->ram_id));
+}
+
+static gboolean on_exit_readable(gint fd, GIOCondition condition, gpointer user)
+{
+	struct cop_vm *vm = user;
+	struct cop_state *state = vm->state;
+	g_autofree char *tail = log_tail(vm);
+	siginfo_t info = {0};
+	gboolean ours = waitid(P_PIDFD, (id_t)fd, &info, WEXITED) == 0;
+	gboolean clean;
+
+	cop_vm_ref(vm);
+	g_mutex_lock(&state->lock);
+	/* Another daemon's child tells us no status; its SHUTDOWN event has left a reason. */
+	clean = ours ? info.si_code == CLD_EXITED && info.si_status == 0 : *vm->reason != '\0';
+	vm->run = clean ? COP_VM_STOPPED : COP_VM_FAILED;
+	if (!clean || !*vm->reason) {
+		g_free(vm->reason);
+		if (clean)
+			vm->reason = g_strdup("QEMU ended");
+		else if (ours && info.si_code == CLD_EXITED)
+			vm->reason = g_strdup_printf("QEMU failed: %s", tail);
+		else if (ours)
+			vm->reason = g_strdup_printf("QEMU was ended by signal %d", info.si_status);
+		else
+			vm->reason = g_strdup("QEMU ended unexpectedly");
+	}
+	vm->pid_source = 0;
+	forget_process(vm);
+	g_cond_broadcast(&state->changed);
+	g_mutex_unlock(&state->lock);
+	(void)cop_vm_save(vm, NULL); /* nothing to do about it here; the next save will tell */
+	cop_state_collect(state);
+	cop_vm_unref(vm);
+	return G_SOURCE_REMOVE;
+}
+
+/* Watches the process; with the lock held. Sources keep the VM alive. */
+static gboolean watch(struct cop_vm *vm, GError **error)
+{
+	vm->pidfd = (int)syscall(SYS_pidfd_open, vm->pid, 0);
+	if (vm->pidfd < 0)
+		return cop_gerror_errno(error, errno, "cannot watch QEMU, process %d",
+					(int)vm->pid);
+	vm->pid_source = g_unix_fd_add_full(G_PRIORITY_DEFAULT, vm->pidfd, G_IO_IN,
+					    on_exit_readable, cop_vm_ref(vm),
+					    (GDestroyNotify)cop_vm_unref);
+	return TRUE;
+}
+
+static void fill_process(struct cop_vm *vm, const char *dir, const char *log,
+			 struct cop_launch_process *process)
+{
+	struct stat st;
+
+	memset(process, 0, sizeof(*process));
+	process->dir = dir;
+	process->log_path = log;
+	process->uid = process->gid = process->extra_gid = (gid_t)-1;
+	process->cgroup_procs_fd = vm->state->cgroup_procs_fd;
+	if (geteuid() != 0)
+		return;
+	process->uid = process->gid = vm->state->config->uid_base + vm->id;
+	if (strcmp(vm->machine->accel, "kvm") == 0 && stat("/dev/kvm", &st) == 0 &&
+	    st.st_gid != 0)
+		process->extra_gid = st.st_gid;
+}
+
+/* QEMU reads a kernel by path, in its own folder. */
+static gboolean link_blob(struct cop_vm *vm, const char *dir, const char *blob, const char *as,
+			  GError **error)
+{
+	g_autofree char *to = g_build_filename(dir, as, NULL);
+	g_autofree char *from = NULL;
+
+	if (!blob)
+		return TRUE;
+	from = cop_state_blob_path(vm->state, blob);
+	(void)unlink(to); /* of an earlier run, or nothing */
+	if (link(from, to) < 0)
+		return cop_gerror_errno(error, errno, "cannot link %s", from);
+	return TRUE;
+}
+
+static gboolean prepare(struct cop_vm *vm, struct cop_launch *launch, const char *dir, uid_t uid,
+			gboolean incoming, GError **error)
+{
+	struct cop_launch_run run = {.name = vm->name, .ssh_port = vm->ssh_port,
+				     .incoming = incoming};
+	int fd;
+
+	fd = listen_at(dir, "qmp.sock", SOCK_STREAM, error);
+	if (fd < 0)
+		return FALSE;
+	run.qmp_fd = cop_launch_fd(launch, fd);
+	fd = listen_at(dir, "con.sock", SOCK_STREAM, error);
+	if (fd < 0)
+		return FALSE;
+	run.console_fd = cop_launch_fd(launch, fd);
+	fd = listen_at(dir, "shim.sock", SOCK_SEQPACKET, error);
+	if (fd < 0 || !cop_ram_launch(vm->state, launch, dir, uid, vm->ram_id, vm->ram_shared,
+				      vm->machine->memory_bytes, fd, error))
+		return FALSE;
+	if (!incoming && (!link_blob(vm, dir, vm->machine->kernel, "kernel", error) ||
+			  !link_blob(vm, dir, vm->machine->initrd, "initrd", error)))
+		return FALSE;
+	cop_launch_machine(launch, vm->machine, &run);
+	return cop_disk_launch(vm->state, launch, vm->machine, error);
+}
+
+/* Connects to monitor and console of a process that runs. */
+static gboolean connect_all(struct cop_vm *vm, const char *dir, int timeout_ms, GError **error)
+{
+	g_autofree char *qmp_path = g_build_filename(dir, "qmp.sock", NULL);
+	g_autofree char *con_path = g_build_filename(dir, "con.sock", NULL);
+	g_autoptr(cop_qmp) qmp = cop_qmp_connect(qmp_path, timeout_ms, on_event, vm, error);
+	struct cop_console *console;
+	gboolean vga = strcmp(vm->machine->display, "vga") == 0;
+	int vnc_fd = -1;
+
+	if (!qmp)
+		return FALSE;
+	if (vga) {
+		vnc_fd = listen_at(dir, "vnc.sock", SOCK_STREAM, error);
+		if (vnc_fd < 0) {
+			cop_qmp_close(qmp);
+			return FALSE;
+		}
+	}
+	console = cop_console_new(con_path);
+	g_mutex_lock(&vm->state->lock);
+	if (!vm->pid) { /* it ended meanwhile */
+		g_mutex_unlock(&vm->state->lock);
+		cop_qmp_close(qmp);
+		cop_console_close(console);
+		cop_console_unref(console);
+		if (vnc_fd >= 0)
+			close(vnc_fd);
+		return cop_gerror_set(error, COP_ERR_INTERNAL, "QEMU ended at once");
+	}
+	cop_qmp_unref(vm->qmp);
+	cop_console_unref(vm->console);
+	vm->qmp = g_steal_pointer(&qmp);
+	vm->console = console;
+	vm->vnc_fd = vnc_fd;
+	if (vga)
+		vm->vnc_source = g_unix_fd_add_full(G_PRIORITY_DEFAULT, vnc_fd, G_IO_IN,
+						    on_vnc_client, cop_vm_ref(vm),
+						    (GDestroyNotify)cop_vm_unref);
+	g_mutex_unlock(&vm->state->lock);
+	return TRUE;
+}
+
+/* Kills a child that is not watched yet. */
+static void reap(pid_t pid)
+{
+	(void)kill(pid, SIGKILL);
+	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
+}
+
+gboolean cop_vm_spawn(struct cop_vm *vm, gboolean incoming, GError **error)
+{
+	struct cop_state *state = vm->state;
+	g_autofree char *dir = cop_state_vm_dir(state, vm->id);
+	g_autofree char *log = g_build_filename(dir, "qemu.log", NULL);
+	struct cop_launch *launch = cop_launch_new(state->config->qemu);
+	struct cop_launch_process process;
+	gint64 t0 = g_get_monotonic_time();
+	GError *why = NULL;
+	gboolean ok;
+	int go_fd = -1;
+	pid_t pid = -1;
+
+	fill_process(vm, dir, log, &process);
+	ok = prepare(vm, launch, dir, process.uid, incoming, error);
+	if (ok)
+		pid = cop_launch_fork(launch, &process, &go_fd, error);
+	cop_launch_free(launch);
+	if (pid < 0)
+		return FALSE;
+
+	g_mutex_lock(&state->lock);
+	vm->pid = pid;
+	vm->pid_start = cop_vm_pid_start(pid);
+	vm->run = COP_VM_STARTING;
+	g_free(vm->reason);
+	vm->reason = g_strdup("");
+	g_mutex_unlock(&state->lock);
+	ok = cop_vm_save(vm, error);
+	if (!ok)
+		close(go_fd);
+	else
+		ok = cop_launch_go(go_fd, state->config->qemu, error);
+	if (ok) {
+		g_mutex_lock(&state->lock);
+		ok = watch(vm, error);
+		g_mutex_unlock(&state->lock);
+	}
+	if (!ok) {
+		reap(pid);
+		g_mutex_lock(&state->lock);
+		vm->pid = 0;
+		g_mutex_unlock(&state->lock);
+		return FALSE;
+	}
+	vm->start.spawn_ms = ms_since(t0);
+	t0 = g_get_monotonic_time();
+	if (!connect_all(vm, dir, COP_VM_QMP_MS, &why)) {
+		g_autofree char *tail = NULL;
+
+		cop_vm_kill(vm);
+		tail = log_tail(vm);
+		if (*tail)
+			cop_gerror_set(error, COP_ERR_INTERNAL, "QEMU did not start: %s", tail);
+		else
+			g_propagate_error(error, g_steal_pointer(&why));
+		g_clear_error(&why);
+		return FALSE;
+	}
+	vm->start.qmp_ms = ms_since(t0);
+	return TRUE;
+}
+
+static JsonObject *capabilities(void)
+{
+	static const char *const names[] = {"x-ignore-shared", "events"};
+	JsonObject *args = json_object_new();
+	JsonArray *list = json_array_new();
+
+	for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
+		JsonObject *one = json_object_new();
+
+		json_object_set_string_member(one, "capability", names[i]);
+		json_object_set_boolean_member(one, "state", TRUE);
+		json_array_add_object_element(list, one);
+	}
+	json_object_set_array_member(args, "capabilities", list);
+	return args;
+}
+
+gboolean cop_vm_send_state_fd(struct cop_vm *vm, int fd, GError **error)
+{
+	JsonObject *args = json_object_new();
+
+	json_object_set_string_member(args, "fdname", "state");
+	return cop_qmp_call(vm->qmp, "migrate-set-capabilities", capabilities(), -1, COP_VM_QMP_MS,
+			    NULL, error) &&
+	       cop_qmp_call(vm->qmp, "getfd", args, fd, COP_VM_QMP_MS, NULL, error);
+}
+
+gboolean cop_vm_move_state(struct cop_vm *vm, const char *command, GError **error)
+{
+	static const char *const ends[] = {"completed", "failed", "cancelled", NULL};
+	guint64 mark = cop_qmp_mark(vm->qmp);
+	JsonObject *args = json_object_new();
+	g_autofree char *end = NULL;
+
+	json_object_set_string_member(args, "uri", "fd:state");
+	if (!cop_qmp_call(vm->qmp, command, args, -1, COP_VM_QMP_MS, NULL, error) ||
+	    !cop_qmp_wait(vm->qmp, mark, "MIGRATION", "status", ends, LOAD_MS, &end, NULL, error))
+		return FALSE;
+	if (strcmp(end, "completed") != 0)
+		return cop_gerror_set(error, COP_ERR_INTERNAL, "QEMU says that '%s' %s", command,
+				      end);
+	return TRUE;
+}
+
+gboolean cop_vm_load_state(struct cop_vm *vm, const char *state_path, GError **error)
+{
+	gint64 t0 = g_get_monotonic_time();
+	int fd = cop_file_open(state_path, O_RDONLY, 0, error);
+	gboolean ok;
+
+	if (fd < 0)
+		return FALSE;
+	ok = cop_vm_send_state_fd(vm, fd, error) &&
+	     cop_vm_move_state(vm, "migrate-incoming", error);
+	close(fd);
+	vm->start.load_ms = ms_since(t0);
+	return ok;
+}
+
+static gboolean set_running(struct cop_vm *vm, const char *command, enum cop_vm_state run,
+			    GError **error)
+{
+	if (!cop_qmp_call(vm->qmp, command, NULL, -1, COP_VM_QMP_MS, NULL, error))
+		return FALSE;
+	g_mutex_lock(&vm->state->lock);
+	if (vm->pid)
+		vm->run = run;
+	g_cond_broadcast(&vm->state->changed);
+	g_mutex_unlock(&vm->state->lock);
+	return TRUE;
+}
+
+gboolean cop_vm_cont(struct cop_vm *vm, GError **error)
+{
+	return set_running(vm, "cont", COP_VM_RUNNING, error);
+}
+
+gboolean cop_vm_halt(struct cop_vm *vm, GError **error)
+{
+	return set_running(vm, "stop", COP_VM_PAUSED, error);
+}
+
+gboolean cop_vm_wait_gone(struct cop_vm *vm, int timeout_ms)
+{
+	gint64 deadline = g_get_monotonic_time() + timeout_ms * 1000LL;
+	gboolean gone;
+
+	g_mutex_lock(&vm->state->lock);
+	while (vm->pid && g_cond_wait_until(&vm->state->changed, &vm->state->lock, deadline))
+		;
+	gone = vm->pid == 0;
+	g_mutex_unlock(&vm->state->lock);
+	return gone;
+}
+
+void cop_vm_kill(struct cop_vm *vm)
+{
+	g_mutex_lock(&vm->state->lock);
+	if (vm->pidfd >= 0)
+		(void)syscall(SYS_pidfd_send_signal, vm->pidfd, SIGKILL, NULL, 0);
+	g_mutex_unlock(&vm->state->lock);
+	if (!cop_vm_wait_gone(vm, 30000))
+		g_warning("QEMU of VM '%s' does not go", vm->name);
+}
+
+struct cop_vm *cop_vm_read(struct cop_state *state, unsigned id, GError **error)
+{
+	g_autofree char *dir = cop_state_vm_dir(state, id);
+	g_autofree char *path = g_build_filename(dir, "vm.json", NULL);
+	g_autoptr(JsonObject) obj = cop_json_load(path, error);
+	struct cop_machine *machine;
+	const char *name, *word;
+	JsonObject *start, *intent;
+	struct cop_vm *vm;
+
+	if (!obj)
+		return NULL;
+	name = cop_json_str(obj, "name", "", NULL);
+	machine = cop_machine_from_json(cop_json_obj(obj, "machine"), error);
+	if (!machine)
+		return NULL;
+	if (!cop_name_valid(name) || g_hash_table_contains(state->vms, name)) {
+		cop_gerror_set(error, COP_ERR_DAMAGED, "%s: no proper name", path);
+		cop_machine_free(machine);
+		return NULL;
+	}
+	vm = g_new0(struct cop_vm, 1);
+	g_atomic_ref_count_init(&vm->refs);
+	vm->state = state;
+	vm->name = g_strdup(name);
+	vm->id = id;
+	vm->busy = "";
+	vm->machine = machine;
+	vm->pidfd = vm->vnc_fd = -1;
+	vm->reason = g_strdup(cop_json_str(obj, "reason", "", NULL));
+	vm->template = g_strdup(cop_json_str(obj, "template", NULL, NULL));
+	vm->pid = (pid_t)cop_json_int(obj, "pid", 0, NULL);
+	vm->pid_start = (uint64_t)cop_json_int(obj, "pid_start", 0, NULL);
+	vm->ram_id = g_strdup(cop_json_str(obj, "ram_id", NULL, NULL));
+	vm->ram_shared = cop_json_bool(obj, "ram_shared", FALSE, NULL);
+	vm->ssh_port = (unsigned)cop_json_int(obj, "ssh_port", 0, NULL);
+	vm->created_s = cop_json_int(obj, "created_s", 0, NULL);
+	word = cop_json_str(obj, "state", "failed", NULL);
+	vm->run = COP_VM_FAILED;
+	for (int s = COP_VM_STARTING; s <= COP_VM_FAILED; s++) {
+		if (strcmp(word, cop_vm_state_word((enum cop_vm_state)s)) == 0)
+			vm->run = (enum cop_vm_state)s;
+	}
+	start = cop_json_obj(obj, "start");
+	if (start) {
+		vm->started_once = TRUE;
+		vm->start.spawn_ms = cop_json_double(start, "spawn_ms", 0);
+		vm->start.qmp_ms = cop_json_double(start, "qmp_ms", 0);
+		vm->start.load_ms = cop_json_double(start, "load_ms", 0);
+		vm->start.total_ms = cop_json_double(start, "total_ms", 0);
+	}
+	intent = cop_json_obj(obj, "intent");
+	vm->intent = intent ? json_object_ref(intent) : NULL;
+	g_hash_table_insert(state->vms, vm->name, vm);
+	return vm;
+}
+
+static gboolean query_running(struct cop_vm *vm, gboolean *ret_running, char **ret_status,
+			      GError **error)
+{
+	g_autoptr(JsonNode) node = NULL;
+
+	if (!cop_qmp_call(vm->qmp, "query-status", NULL, -1, COP_VM_QMP_MS, &node, error))
+		return FALSE;
+	if (!JSON_NODE_HOLDS_OBJECT(node))
+		return cop_gerror_set(error, COP_ERR_INTERNAL, "odd answer to query-status");
+	*ret_running = cop_json_bool(json_node_get_object(node), "running", FALSE, NULL);
+	*ret_status = g_strdup(cop_json_str(json_node_get_object(node), "status", "", NULL));
+	return TRUE;
+}
+
+void cop_vm_adopt(struct cop_vm *vm)
+{
+	g_autofree char *dir = cop_state_vm_dir(vm->state, vm->id);
+	g_autofree char *status = NULL;
+	g_autoptr(GError) why = NULL;
+	gboolean running = FALSE, ok;
+
+	if (!vm->pid)
+		return;
+	g_mutex_lock(&vm->state->lock);
+	if (cop_vm_pid_start(vm->pid) != vm->pid_start || !watch(vm, NULL)) {
+		vm->run = COP_VM_FAILED;
+		g_free(vm->reason);
+		vm->reason = g_strdup("QEMU ended while no daemon was running");
+		forget_process(vm);
+		g_mutex_unlock(&vm->state->lock);
+		(void)cop_vm_save(vm, NULL); /* tried again at the next change */
+		return;
+	}
+	g_mutex_unlock(&vm->state->lock);
+	cop_ram_note_mapping(vm);
+	ok = connect_all(vm, dir, COP_VM_QMP_MS, &why) &&
+	     query_running(vm, &running, &status, &why);
+	if (!ok || strcmp(status, "inmigrate") == 0) {
+		/* A clone whose start was cut short, or a QEMU that is stuck. */
+		g_warning("ending VM '%s': %s", vm->name, ok ? "it was starting" : why->message);
+		cop_vm_kill(vm);
+		return;
+	}
+	g_mutex_lock(&vm->state->lock);
+	vm->run = running ? COP_VM_RUNNING : COP_VM_PAUSED;
+	g_mutex_unlock(&vm->state->lock);
+}
+
+static JsonObject *use_to_json(const struct cop_ram_use *use, uint64_t given)
+{
+	JsonObject *obj = json_object_new();
+
+	json_object_set_int_member(obj, "given_bytes", (gint64)given);
+	json_object_set_int_member(obj, "private_bytes", (gint64)use->private_bytes);
+	json_object_set_int_member(obj, "shared_bytes", (gint64)use->shared_bytes);
+	json_object_set_int_member(obj, "vmm_bytes", (gint64)use->vmm_bytes);
+	return obj;
+}
+
+JsonObject *cop_vm_to_json(struct cop_vm *vm, gboolean measure)
+{
+	JsonObject *obj = json_object_new();
+	g_autoptr(GDateTime) when = g_date_time_new_from_unix_utc(vm->created_s);
+	g_autofree char *created = g_date_time_format_iso8601(when);
+	g_autofree char *ram_path = NULL;
+	struct cop_machine *machine = NULL;
+	gboolean alive, ram_shared;
+	struct cop_ram_use use;
+	pid_t pid;
+
+	g_mutex_lock(&vm->state->lock);
+	alive = cop_vm_alive(vm);
+	pid = vm->pid;
+	ram_shared = vm->ram_shared;
+	if (vm->ram_id)
+		ram_path = cop_state_ram_path(vm->state, vm->ram_id);
+	if (vm->machine)
+		machine = cop_machine_copy(vm->machine);
+	json_object_set_string_member(obj, "name", vm->name);
+	json_object_set_int_member(obj, "id", vm->id);
+	json_object_set_string_member(obj, "state", cop_vm_state_word(vm->run));
+	json_object_set_string_member(obj, "reason", vm->reason);
+	json_object_set_string_member(obj, "busy", vm->busy);
+	cop_json_set_str(obj, "template", vm->template);
+	if (pid)
+		json_object_set_int_member(obj, "pid", pid);
+	else
+		json_object_set_null_member(obj, "pid");
+	if (vm->ssh_port)
+		json_object_set_int_member(obj, "ssh_port", vm->ssh_port);
+	else
+		json_object_set_null_member(obj, "ssh_port");
+	if (vm->vnc_fd >= 0) {
+		g_autofree char *dir = cop_state_vm_dir(vm->state, vm->id);
+		g_autofree char *path = g_build_filename(dir, "vnc.sock", NULL);
+
+		json_object_set_string_member(obj, "vnc_socket", path);
+	} else {
+		json_object_set_null_member(obj, "vnc_socket");
+	}
+	if (vm->started_once)
+		json_object_set_object_member(obj, "start", times_to_json(&vm->start));
+	else
+		json_object_set_null_member(obj, "start");
+	g_mutex_unlock(&vm->state->lock);
+
+	json_object_set_string_member(obj, "accel", machine ? machine->accel : "tcg");
+	json_object_set_string_member(obj, "engine", "kernel");
+	json_object_set_int_member(obj, "memory_bytes",
+				   machine ? (gint64)machine->memory_bytes : 0);
+	json_object_set_int_member(obj, "cpus", machine ? machine->cpus : 0);
+	json_object_set_string_member(obj, "display", machine ? machine->display : "none");
+	json_object_set_string_member(obj, "network", machine ? machine->network : "none");
+	json_object_set_string_member(obj, "created", created);
+	json_object_set_int_member(obj, "disk_bytes",
+				   (gint64)cop_disk_top_bytes(vm->state, machine));
+	if (measure && alive && ram_path && cop_ram_measure(pid, ram_path, ram_shared, &use))
+		json_object_set_object_member(obj, "memory",
+					      use_to_json(&use, machine->memory_bytes));
+	else
+		json_object_set_null_member(obj, "memory");
+	cop_machine_free(machine);
+	return obj;
+}
