@@ -13,6 +13,7 @@
 
 #define DEFAULT_STOP_S 30
 #define QUIT_MS 5000
+#define PRESS_AGAIN_MS 5000
 #define MAX_SCREEN_BYTES (64u << 20)
 
 static JsonObject *release_with_json(struct cop_vm *vm, gboolean ok)
@@ -59,6 +60,21 @@ static void end_process(struct cop_vm *vm)
 		cop_vm_kill(vm);
 }
 
+/* Until the guest has powered off. More than once: a guest that is still booting misses the first. */
+static gboolean press_power_button(struct cop_vm *vm, int timeout_ms)
+{
+	gint64 deadline_us = g_get_monotonic_time() + timeout_ms * 1000LL;
+	gint64 left_us = timeout_ms * 1000LL;
+
+	while (left_us > 0 && cop_qmp_call(vm->qmp, "system_powerdown", NULL, -1, COP_VM_QMP_MS,
+					   NULL, NULL)) {
+		if (cop_vm_wait_gone(vm, (int)MIN(left_us / 1000 + 1, PRESS_AGAIN_MS)))
+			return TRUE;
+		left_us = deadline_us - g_get_monotonic_time();
+	}
+	return cop_vm_wait_gone(vm, 0);
+}
+
 static void stop_vm(struct cop_vm *vm, gboolean force, int timeout_ms)
 {
 	gboolean alive;
@@ -69,9 +85,7 @@ static void stop_vm(struct cop_vm *vm, gboolean force, int timeout_ms)
 	if (alive && !force) {
 		/* A paused guest would not see the power button. */
 		(void)cop_vm_cont(vm, NULL);
-		if (cop_qmp_call(vm->qmp, "system_powerdown", NULL, -1, COP_VM_QMP_MS, NULL,
-				 NULL) &&
-		    cop_vm_wait_gone(vm, timeout_ms))
+		if (press_power_button(vm, timeout_ms))
 			return;
 		end_process(vm);
 		set_reason(vm, "stopped by force: the guest did not power off in time");

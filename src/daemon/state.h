@@ -50,6 +50,7 @@ struct cop_vm {
 	gboolean ram_shared; /* mapped shared: a booted VM that was never frozen */
 	pid_t pid;	   /* 0 when there is no process */
 	uint64_t pid_start; /* start time from /proc/PID/stat: tells reused ids apart */
+	gboolean saving;    /* the process is gone, its end is being written to vm.json */
 	int pidfd;
 	guint pid_source;
 	struct cop_qmp *qmp;

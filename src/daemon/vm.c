@@ -263,9 +263,13 @@ static gboolean on_exit_readable(gint fd, GIOCondition condition, gpointer user)
 	}
 	vm->pid_source = 0;
 	forget_process(vm);
-	g_cond_broadcast(&state->changed);
+	vm->saving = TRUE; /* who waits for the end may remove the folder */
 	g_mutex_unlock(&state->lock);
 	(void)cop_vm_save(vm, NULL); /* nothing to do about it here; the next save will tell */
+	g_mutex_lock(&state->lock);
+	vm->saving = FALSE;
+	g_cond_broadcast(&state->changed);
+	g_mutex_unlock(&state->lock);
 	cop_state_collect(state);
 	cop_vm_unref(vm);
 	return G_SOURCE_REMOVE;
@@ -546,7 +550,8 @@ gboolean cop_vm_wait_gone(struct cop_vm *vm, int timeout_ms)
 	gboolean gone;
 
 	g_mutex_lock(&vm->state->lock);
-	while (vm->pid && g_cond_wait_until(&vm->state->changed, &vm->state->lock, deadline))
+	while ((vm->pid || vm->saving) &&
+	       g_cond_wait_until(&vm->state->changed, &vm->state->lock, deadline))
 		;
 	gone = vm->pid == 0;
 	g_mutex_unlock(&vm->state->lock);

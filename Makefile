@@ -1,0 +1,61 @@
+# Front door. `make help` lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON := /usr/bin/python3
+CACHE := .cache
+IMAGES := $(CACHE)/images
+
+PACKAGES := $(shell grep -v '^\#' packages.txt) $(shell cat image/host-packages.txt)
+
+.PHONY: help deps build build-asan images check demo bench deb clean distclean install
+
+help:
+	@echo 'make demo      16 desktops of 1 GB in a cgroup of 5 GB, with a picture (KEEP=1: leave them running)'
+	@echo 'make check     build, run every test'
+	@echo 'make build     build into build/'
+	@echo 'make images    build the guest images into $(IMAGES)'
+	@echo 'make install   install below PREFIX (default /usr/local)'
+	@echo 'make clean     remove what was built; images stay'
+	@echo 'make distclean remove images and caches too'
+
+# Installs what is missing from Debian packages; asks for root only when something is.
+deps:
+	@missing=$$(for p in $(PACKAGES); do \
+	    dpkg-query -W -f '$${db:Status-Status}\n' $$p 2>/dev/null | grep -qx installed || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	    echo "installing: "$$missing; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    apt-get update -q >/dev/null; \
+	    apt-get install -q -y --no-install-recommends $$missing >/dev/null; \
+	fi
+
+build/build.ninja: | deps
+	meson setup build --prefix $${PREFIX:-/usr/local} >/dev/null
+
+build: deps build/build.ninja
+	ninja -C build --quiet
+
+build-asan/build.ninja: | deps
+	meson setup build-asan -Db_sanitize=address,undefined -Db_lundef=false >/dev/null
+
+build-asan: deps build-asan/build.ninja
+	ninja -C build-asan --quiet
+
+images: build
+	for name in minimal desktop; do image/build $$name --out $(IMAGES)/$$name --cache $(CACHE)/packages; done
+
+check: build build-asan images
+	tests/run-all
+
+demo: build
+	image/build desktop --out $(IMAGES)/desktop --cache $(CACHE)/packages
+	$(PYTHON) demo/demo.py --images $(IMAGES) --out build/demo $(if $(KEEP),--keep)
+
+install: build
+	meson install -C build
+
+clean:
+	rm -rf build build-asan
+
+distclean: clean
+	rm -rf $(CACHE)

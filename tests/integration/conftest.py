@@ -1,0 +1,39 @@
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from coppice import IMAGES, Daemon  # noqa: E402
+
+
+@pytest.fixture
+def make_daemon(tmp_path):
+    """Starts daemons; at the end each is held to leave nothing behind."""
+    daemons = []
+
+    def make(*options, **more):
+        # A short path: sockets in it have a limited length.
+        directory = Path("/tmp") / f"coppice-test-{tmp_path.parent.name[-4:]}-{tmp_path.name[:30]}-{len(daemons)}"
+        shutil.rmtree(directory, ignore_errors=True)
+        daemon = Daemon(directory, *options, **more)
+        daemons.append(daemon)
+        return daemon.start()
+
+    yield make
+    for daemon in daemons:
+        daemon.close()
+        shutil.rmtree(daemon.dir, ignore_errors=True)
+        daemon.log.unlink()
+
+
+@pytest.fixture
+def daemon(make_daemon):
+    return make_daemon()
+
+
+def pytest_sessionstart(session):
+    if not (IMAGES / "minimal/image.json").exists():
+        pytest.exit(f"no minimal image in {IMAGES}: make images", 2)

@@ -1,0 +1,244 @@
+"""A daemon of its own for a test, and what tests do with it.
+
+Everything goes over the API as a user's program would. Waiting is on events or bounded polling of a
+state, never on a time that decides a result.
+"""
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import websocket
+
+BUILD = Path(os.environ.get("COPPICE_BUILD", "build")).absolute()
+ASAN = Path(os.environ.get("COPPICE_BUILD_ASAN", BUILD)).absolute()
+IMAGES = Path(os.environ.get("COPPICE_IMAGES", ".cache/images")).absolute()
+DEADLINE_S = 120  # for anything that should happen soon, on a slow and busy machine
+PROMPT = b"coppice# "
+
+
+class ApiError(Exception):
+    def __init__(self, status, body):
+        self.status = status
+        error = body.get("error", {}) if isinstance(body, dict) else {}
+        self.code = error.get("code")
+        self.message = error.get("message", str(body))
+        self.hint = error.get("hint")
+        super().__init__(f"{status} {self.code}: {self.message}")
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("localhost", timeout=300)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(300)
+        self.sock.connect(self.path)
+
+
+def wait_until(condition, what, deadline_s=DEADLINE_S):
+    """Polls until condition() is true; its value. Fails with `what` when it never is."""
+    end = time.monotonic() + deadline_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < end, f"waited {deadline_s} s for {what}"
+        time.sleep(0.02)
+
+
+class Daemon:
+    """coppiced on a folder; start, kill and start again. Options are its command line's."""
+
+    def __init__(self, directory, *options, build=ASAN):
+        self.dir = Path(directory)
+        self.options = options
+        self.build = build
+        self.socket = str(self.dir / "coppiced.sock")
+        self.process = None
+        self.log = self.dir.with_suffix(".log")
+
+    def start(self):
+        # The shim goes into a QEMU without sanitizers, so it is the plain build's.
+        read_end, write_end = os.pipe()
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [self.build / "src/daemon/coppiced", "--dir", self.dir, "--ready-fd", str(write_end),
+                 "--shim", BUILD / "src/shim/libcoppice-shim.so", *self.options],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[write_end])
+        os.close(write_end)
+        with os.fdopen(read_end) as ready:
+            answer = ready.read()
+        assert answer == "ready\n", f"coppiced did not start: {answer}\n{self.log.read_text()}"
+        return self
+
+    def kill(self, sig=signal.SIGKILL):
+        self.process.send_signal(sig)
+        self.process.wait(60)
+
+    def restart(self, sig=signal.SIGKILL):
+        self.kill(sig)
+        return self.start()
+
+    def request(self, method, path, body=None, raw=None):
+        """Status, content type and body bytes."""
+        connection = UnixConnection(self.socket)
+        data = raw if raw is not None else (None if body is None else json.dumps(body))
+        connection.request(method, path, data)
+        response = connection.getresponse()
+        result = response.status, response.getheader("Content-Type"), response.read()
+        connection.close()
+        return result
+
+    def api(self, method, path, body=None, raw=None):
+        """The answer's JSON, or ApiError."""
+        status, content_type, data = self.request(method, path, body, raw)
+        if content_type == "application/json":
+            data = json.loads(data)
+        if status >= 400:
+            raise ApiError(status, data)
+        return data
+
+    # What tests do most.
+
+    def run_minimal(self, name="m", memory_mib=128, **more):
+        return self.api("POST", "/v1/vms", dict(minimal_machine(memory_mib), name=name, **more))
+
+    def freeze(self, vm, template, **more):
+        return self.api("POST", f"/v1/vms/{vm}/freeze", dict(template=template, **more))
+
+    def clone(self, template, count=1, **more):
+        answer = self.api("POST", f"/v1/templates/{template}/clone", dict(count=count, **more))
+        return [vm["name"] for vm in answer["vms"]]
+
+    def vm(self, name):
+        return self.api("GET", f"/v1/vms/{name}")
+
+    def vms(self):
+        return {vm["name"]: vm for vm in self.api("GET", "/v1/vms")["vms"]}
+
+    def templates(self):
+        return {t["name"]: t for t in self.api("GET", "/v1/templates")["templates"]}
+
+    def wait_state(self, name, *states):
+        return wait_until(lambda: (vm := self.vm(name))["state"] in states and vm,
+                          f"VM {name} to be {' or '.join(states)}")
+
+    def console(self, name):
+        return Console(self, name)
+
+    def sh(self, name, command):
+        """Runs a shell command on a minimal guest's console; its output."""
+        with self.console(name) as console:
+            return console.sh(command)
+
+    def ready(self, name):
+        """Waits until a booting minimal guest's shell answers."""
+        with self.console(name) as console:
+            console.until(b"coppice: minimal ready")
+            console.until(PROMPT)
+
+    def ready_vm(self, name="m", **more):
+        vm = self.run_minimal(name, **more)
+        self.ready(name)
+        return vm
+
+    def files(self):
+        """Everything below the folder but logs and sockets, and RAM images, by relative name."""
+        ram_dir = self.ram_dir()
+        found = {str(p.relative_to(self.dir)) for p in self.dir.rglob("*")
+                 if p.is_file() and p.suffix != ".log"}
+        return (found - {"lock"}) | {f"ram:{p.name}" for p in ram_dir.iterdir()}
+
+    def ram_dir(self):
+        digest = hashlib.sha256(str(self.dir).encode()).hexdigest()[:16]
+        return Path(f"/dev/shm/coppice-{os.geteuid()}-{digest}")
+
+    def close(self):
+        """Removes every VM and template, ends the daemon, and holds it to leave nothing behind."""
+        if self.process.poll() is not None:
+            self.start()
+        for name in self.vms():
+            with contextlib.suppress(ApiError):
+                self.api("DELETE", f"/v1/vms/{name}?force=true")
+        for name in self.templates():
+            self.api("DELETE", f"/v1/templates/{name}")
+        left = self.files()
+        pids = qemus_of(self.dir)
+        cgroup = self.api("GET", "/v1/stats")["host"]["cgroup"]
+        self.kill(signal.SIGTERM)
+        assert self.process.returncode == 0, self.log.read_text()
+        text = self.log.read_text()
+        assert not left, f"files left behind: {left}\n{text}"
+        assert not pids, f"processes left behind: {pids}\n{text}"
+        assert not cgroup or not os.path.exists(cgroup), f"cgroup left behind: {cgroup}"
+        for surprise in ("CRITICAL", "Sanitizer", "runtime error", "assertion"):
+            assert surprise not in text, text
+        with contextlib.suppress(FileNotFoundError):
+            self.ram_dir().rmdir()
+
+
+def minimal_machine(memory_mib=128):
+    image = IMAGES / "minimal"
+    manifest = json.loads((image / "image.json").read_text())
+    return {"kernel": str(image / manifest["kernel"]), "initrd": str(image / manifest["initrd"]),
+            "append": manifest["append"], "memory_bytes": memory_mib << 20, "display": "none",
+            "network": "none", "accel": "tcg"}
+
+
+def qemus_of(directory):
+    """Process ids of QEMUs whose working folder is below the directory."""
+    pids = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.readlink(entry / "cwd").startswith(f"{directory}/vms/"):
+                    pids.append(int(entry.name))
+    return pids
+
+
+class Console:
+    """A viewer of a VM's serial console."""
+
+    def __init__(self, daemon, name):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(DEADLINE_S)
+        sock.connect(daemon.socket)
+        self.ws = websocket.create_connection(f"ws://localhost/v1/vms/{name}/console", socket=sock,
+                                              timeout=DEADLINE_S)
+        self.seen = b""
+        self.count = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.ws.close()
+
+    def send(self, data):
+        self.ws.send_binary(data)
+
+    def until(self, text):
+        """Reads until text has come; what came before it."""
+        while text not in self.seen:
+            data = self.ws.recv()
+            assert data, f"the console ended before {text}; after it printed {self.seen[-500:]}"
+            self.seen += data
+        before, _, self.seen = self.seen.partition(text)
+        return before
+
+    def sh(self, command):
+        """Output of a shell command. Markers tell it from the echo and from what was there."""
+        self.count += 1
+        mark = os.urandom(4).hex()
+        self.send(f"echo b-''{mark}; {command}; echo e-''{mark}\n".encode())
+        self.until(f"b-{mark}\r\n".encode())
+        return self.until(f"e-{mark}\r\n".encode()).decode(errors="replace").replace("\r\n", "\n")
