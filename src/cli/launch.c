@@ -21,7 +21,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 /* How long the winner of a race may take to serve. */
@@ -182,7 +181,6 @@ static char *start(const char *program, const char *dir, GError **error)
 	close(ready[0]);
 	if (strcmp(reason, "ready\n") == 0)
 		return NULL;
-	(void)waitpid(pid, NULL, 0); /* it closed the pipe, so it is ending */
 	return *reason ? g_steal_pointer(&reason) : read_log(log_fd, log.st_size);
 }
 

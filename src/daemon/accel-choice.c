@@ -1,10 +1,12 @@
 /* Accelerator and machine type: see accel-choice.h. */
 #include "accel-choice.h"
+#include "accel.h"
 #include "disk.h"
 #include "gerror.h"
 #include "json.h"
 
 #include <string.h>
+#include <unistd.h>
 
 /* The versioned name behind the alias "pc", from a line like
  * "pc  Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-7.2)": so that a template stays what it
@@ -29,10 +31,23 @@ static char *find_machine_type(const char *qemu, GError **error)
 
 JsonObject *cop_accel_findings(struct cop_state *state)
 {
+	gboolean root = geteuid() == 0;
+	uid_t uid = root ? state->config->uid_base : (uid_t)-1;
+	struct cop_accel_report report = {0};
+	g_autoptr(GError) error = NULL;
+
 	g_mutex_lock(&state->probe_lock);
 	if (!state->accel_report) {
-		state->accel_report = json_object_new();
-		json_object_set_string_member(state->accel_report, "accel", "tcg");
+		JsonObject *obj = json_object_new();
+		gboolean ok = cop_accel_probe(state->config->qemu, uid, uid, &report, &error);
+
+		json_object_set_string_member(obj, "accel", ok ? report.accel : "tcg");
+		json_object_set_boolean_member(obj, "kvm_ok",
+					       ok && strcmp(report.accel, "kvm") == 0);
+		json_object_set_string_member(obj, "found", ok ? report.found : error->message);
+		json_object_set_string_member(obj, "advice", ok ? report.advice : "");
+		cop_accel_report_clear(&report);
+		state->accel_report = obj;
 	}
 	g_mutex_unlock(&state->probe_lock);
 	return state->accel_report;
@@ -53,6 +68,11 @@ gboolean cop_accel_choose(struct cop_state *state, const char *wanted, struct co
 		return FALSE;
 	if (strcmp(wanted, "auto") == 0)
 		wanted = cop_json_str(cop_accel_findings(state), "accel", "tcg", NULL);
+	else if (strcmp(wanted, "kvm") == 0 &&
+		 !cop_json_bool(cop_accel_findings(state), "kvm_ok", FALSE, NULL))
+		return cop_gerror_set(error, COP_ERR_UNSUPPORTED, "KVM can't be used: %s\n%s",
+				      cop_json_str(cop_accel_findings(state), "found", "", NULL),
+				      cop_json_str(cop_accel_findings(state), "advice", "", NULL));
 	machine->accel = g_strdup(wanted);
 	return TRUE;
 }

@@ -22,6 +22,7 @@
  */
 #include "gerror.h"
 #include "disk.h"
+#include "fault.h"
 #include "json.h"
 #include "ops.h"
 #include "qmp.h"
@@ -186,6 +187,7 @@ static gboolean switch_disks(struct freeze *f, GError **error)
 	if (!ok)
 		return FALSE;
 	f->switched = TRUE;
+	cop_fault_point("freeze-switched");
 	note_overlays(f->vm, f->overlays);
 	/* Before the guest can write to them: no later reader of vm.json may miss the overlays. */
 	return cop_vm_save(f->vm, error);
@@ -218,18 +220,22 @@ static gboolean window(struct freeze *f, GError **error)
 	     !cop_qmp_wait(f->vm->qmp, mark, "STOP", NULL, NULL, COP_VM_QMP_MS, NULL, &stop_us,
 			   error)))
 		return FALSE;
+	cop_fault_point("freeze-stopped");
 	t = g_get_monotonic_time();
 	if (!f->stop && f->overlays->len && !switch_disks(f, error))
 		return FALSE;
 	f->times.disks_ms = ms_between(t, g_get_monotonic_time());
 	t = g_get_monotonic_time();
+	cop_fault_point("freeze-disks-noted");
 	if (!cop_vm_move_state(f->vm, "migrate", error))
 		return FALSE;
+	cop_fault_point("freeze-state-saved");
 	f->times.state_ms = ms_between(t, g_get_monotonic_time());
 	t = g_get_monotonic_time();
 	if (!cop_ram_freeze_mark(f->ram, error))
 		return FALSE;
 	f->times.ram_ms = ms_between(t, g_get_monotonic_time());
+	cop_fault_point("freeze-ram-private");
 	if (f->stop || !f->was_running)
 		return TRUE;
 	mark = cop_qmp_mark(f->vm->qmp);
@@ -370,11 +376,16 @@ static gboolean freeze_steps(struct freeze *f, struct cop_template *tpl, GError 
 	f->ram = cop_ram_freeze_begin(f->vm, error);
 	if (!f->ram || !cop_vm_send_state_fd(f->vm, f->state_fd, error) || !save_intent(f, error))
 		return FALSE;
+	cop_fault_point("freeze-intent");
 	ok = window(f, error);
+	cop_fault_point("freeze-window-over");
 	/* The kernel knows what the VM maps now, also when a step failed. */
 	cop_ram_note_mapping(f->vm);
 	ok = cop_vm_save(f->vm, ok ? error : NULL) && ok;
-	ok = ok && write_template(f, tpl, error) && commit(f, tpl, error);
+	ok = ok && write_template(f, tpl, error);
+	cop_fault_point("freeze-written");
+	ok = ok && commit(f, tpl, error);
+	cop_fault_point("freeze-committed");
 	/* A VM that stands still because something failed goes on. */
 	if (!ok && f->was_running) {
 		g_autoptr(GError) why = NULL;

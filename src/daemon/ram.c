@@ -99,6 +99,37 @@ gboolean cop_ram_launch(struct cop_state *state, struct cop_launch *launch, cons
 	return TRUE;
 }
 
+static gboolean ask_shim(struct cop_vm *vm, struct cop_shim_client **ret_client,
+			 struct cop_shim_info *ret_info, GError **error)
+{
+	g_autofree char *dir = cop_state_vm_dir(vm->state, vm->id);
+	g_autofree char *socket = g_build_filename(dir, "shim.sock", NULL);
+	struct cop_error why = {0};
+
+	if (cop_shim_client_new(socket, SHIM_TIMEOUT_MS, ret_client, &why) < 0 ||
+	    cop_shim_client_hello(*ret_client, SHIM_TIMEOUT_MS, ret_info, &why) < 0)
+		return cop_gerror_set(error, COP_ERR_INTERNAL,
+				      "the shim in QEMU does not answer: %s", why.text);
+	if (!ret_info->seen || ret_info->lost ||
+	    ret_info->len_bytes != vm->machine->memory_bytes)
+		return cop_gerror_set(error, COP_ERR_INTERNAL,
+				      "the shim in QEMU does not hold the VM's memory");
+	return TRUE;
+}
+
+gboolean cop_ram_check(struct cop_vm *vm, GError **error)
+{
+	struct cop_shim_client *client = NULL;
+	struct cop_shim_info info = {0};
+	gboolean ok = ask_shim(vm, &client, &info, error);
+
+	cop_shim_client_free(client);
+	if (ok && (info.mode == COP_SHIM_MODE_SHARED) != vm->ram_shared)
+		ok = cop_gerror_set(error, COP_ERR_INTERNAL,
+				    "QEMU has its memory mapped in the wrong way");
+	return ok;
+}
+
 /* Copies the data parts of a sparse file. */
 static gboolean copy_sparse(int in, int out, uint64_t size_bytes)
 {
@@ -227,9 +258,6 @@ static gboolean new_image(struct cop_ram_freeze *f, GError **error)
 struct cop_ram_freeze *cop_ram_freeze_begin(struct cop_vm *vm, GError **error)
 {
 	struct cop_ram_freeze *f = g_new0(struct cop_ram_freeze, 1);
-	g_autofree char *dir = cop_state_vm_dir(vm->state, vm->id);
-	g_autofree char *socket = g_build_filename(dir, "shim.sock", NULL);
-	struct cop_error why = {0};
 	gboolean ok;
 
 	f->state = vm->state;
@@ -239,14 +267,11 @@ struct cop_ram_freeze *cop_ram_freeze_begin(struct cop_vm *vm, GError **error)
 	f->pid = vm->pid;
 	f->old_id = g_strdup(vm->ram_id);
 	g_mutex_unlock(&vm->state->lock);
-	ok = f->old_id && cop_shim_client_new(socket, SHIM_TIMEOUT_MS, &f->shim, &why) == 0 &&
-	     cop_shim_client_hello(f->shim, SHIM_TIMEOUT_MS, &f->where, &why) == 0;
+	ok = f->old_id != NULL;
 	if (!ok)
-		cop_gerror_set(error, COP_ERR_INTERNAL, "the shim in QEMU does not answer: %s",
-			       f->old_id ? why.text : "QEMU has ended");
-	else if (!f->where.seen || f->where.len_bytes != f->size_bytes)
-		ok = cop_gerror_set(error, COP_ERR_INTERNAL,
-				    "the shim in QEMU does not hold the VM's memory");
+		cop_gerror_set(error, COP_ERR_INTERNAL, "QEMU has ended");
+	else if (!ask_shim(vm, &f->shim, &f->where, error))
+		ok = FALSE;
 	else if (f->where.mode == COP_SHIM_MODE_SHARED) {
 		g_autofree char *path = cop_state_ram_path(f->state, f->old_id);
 

@@ -21,6 +21,10 @@ gboolean cop_ram_launch(struct cop_state *state, struct cop_launch *launch, cons
 			uid_t uid, const char *ram_id, gboolean shared, uint64_t size_bytes,
 			int listen_fd, GError **error);
 
+/* Has the QEMU that was started really got the image for its RAM? Otherwise it runs on the dummy, and
+ * must not run at all. */
+gboolean cop_ram_check(struct cop_vm *vm, GError **error);
+
 /* Freezing. begin() does all that can be done while the guest runs; mark() is called with the VM
  * stopped: after it the new image holds the guest's RAM and nobody can change it, and the VM goes on
  * private on it. The result's id is pinned until end(). */

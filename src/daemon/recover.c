@@ -123,7 +123,7 @@ void cop_recover_adopt(struct cop_state *state)
 		gboolean was_starting = vm->run == COP_VM_STARTING;
 
 		cop_vm_adopt(vm);
-		if (was_starting && !cop_vm_alive(vm) && vm->template) {
+		if (was_starting && vm->template) {
 			g_info("removing clone '%s', whose start was cut short", vm->name);
 			cop_op_discard(vm);
 			continue;

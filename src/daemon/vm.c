@@ -12,6 +12,7 @@
 #include "console.h"
 #include "gerror.h"
 #include "disk.h"
+#include "fault.h"
 #include "json.h"
 #include "launch.h"
 #include "qmp.h"
@@ -47,6 +48,8 @@ uint64_t cop_vm_pid_start(pid_t pid)
 
 	if (!g_file_get_contents(path, &text, NULL, NULL) || !(p = strrchr(text, ')')))
 		return 0;
+	if (strncmp(p, ") Z", 3) == 0 || strncmp(p, ") X", 3) == 0)
+		return 0; /* dead, and not waited for yet */
 	for (int field = 2; p && field < 22; field++)
 		p = strchr(p + 1, ' ');
 	if (p)
@@ -427,7 +430,9 @@ gboolean cop_vm_spawn(struct cop_vm *vm, gboolean incoming, GError **error)
 	g_free(vm->reason);
 	vm->reason = g_strdup("");
 	g_mutex_unlock(&state->lock);
+	cop_fault_point("spawn-forked");
 	ok = cop_vm_save(vm, error);
+	cop_fault_point("spawn-noted");
 	if (!ok)
 		close(go_fd);
 	else
@@ -444,6 +449,7 @@ gboolean cop_vm_spawn(struct cop_vm *vm, gboolean incoming, GError **error)
 		g_mutex_unlock(&state->lock);
 		return FALSE;
 	}
+	cop_fault_point("spawn-running");
 	vm->start.spawn_ms = ms_since(t0);
 	t0 = g_get_monotonic_time();
 	if (!connect_all(vm, dir, COP_VM_QMP_MS, &why)) {
@@ -459,6 +465,10 @@ gboolean cop_vm_spawn(struct cop_vm *vm, gboolean incoming, GError **error)
 		return FALSE;
 	}
 	vm->start.qmp_ms = ms_since(t0);
+	if (!cop_ram_check(vm, error)) {
+		cop_vm_kill(vm);
+		return FALSE;
+	}
 	return TRUE;
 }
 
@@ -516,6 +526,7 @@ gboolean cop_vm_load_state(struct cop_vm *vm, const char *state_path, GError **e
 		return FALSE;
 	ok = cop_vm_send_state_fd(vm, fd, error) &&
 	     cop_vm_move_state(vm, "migrate-incoming", error);
+	cop_fault_point("clone-loaded");
 	close(fd);
 	vm->start.load_ms = ms_since(t0);
 	return ok;

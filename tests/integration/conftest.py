@@ -14,9 +14,9 @@ def make_daemon(tmp_path):
     """Starts daemons; at the end each is held to leave nothing behind."""
     daemons = []
 
-    def make(*options, **more):
+    def make(*options, directory=None, **more):
         # A short path: sockets in it have a limited length.
-        directory = Path("/tmp") / f"coppice-test-{tmp_path.parent.name[-4:]}-{tmp_path.name[:30]}-{len(daemons)}"
+        directory = directory or Path("/tmp") / f"coppice-test-{tmp_path.parent.name[-4:]}-{tmp_path.name[:30]}-{len(daemons)}"
         shutil.rmtree(directory, ignore_errors=True)
         daemon = Daemon(directory, *options, **more)
         daemons.append(daemon)

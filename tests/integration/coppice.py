@@ -58,13 +58,14 @@ def wait_until(condition, what, deadline_s=DEADLINE_S):
 class Daemon:
     """coppiced on a folder; start, kill and start again. Options are its command line's."""
 
-    def __init__(self, directory, *options, build=ASAN):
+    def __init__(self, directory, *options, build=ASAN, ram_dir=None):
         self.dir = Path(directory)
         self.options = options
         self.build = build
         self.socket = str(self.dir / "coppiced.sock")
         self.process = None
         self.log = self.dir.with_suffix(".log")
+        self.ram_dir_given = ram_dir
 
     def start(self):
         # The shim goes into a QEMU without sanitizers, so it is the plain build's.
@@ -159,6 +160,8 @@ class Daemon:
         return (found - {"lock"}) | {f"ram:{p.name}" for p in ram_dir.iterdir()}
 
     def ram_dir(self):
+        if self.ram_dir_given:
+            return self.ram_dir_given
         digest = hashlib.sha256(str(self.dir).encode()).hexdigest()[:16]
         return Path(f"/dev/shm/coppice-{os.geteuid()}-{digest}")
 

@@ -204,8 +204,7 @@ static void test_bad_runs(void **state)
 	run = run_fake("printf ABC; kill -SEGV $$", PATIENCE_MS);
 	assert_int_equal(run.end, COP_ACCEL_DIED);
 	assert_int_equal(run.reached, COP_ACCEL_LONG_MODE);
-	run = run_fake("yes | head -c 100000; yes no | head -c 100000 >&2; exit 1",
-		       PATIENCE_MS);
+	run = run_fake("yes | head -c 100000; yes no | head -c 100000 >&2; exit 1", PATIENCE_MS);
 	assert_int_equal(run.end, COP_ACCEL_NO_START);
 	run = run_fake("echo 'could not access KVM: so' >&2; echo more >&2; exit 1", PATIENCE_MS);
 	assert_int_equal(run.end, COP_ACCEL_NO_START);
