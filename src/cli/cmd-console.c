@@ -209,9 +209,9 @@ static void greet(const struct console *c, const char *vm)
 	g_autofree char *key = c->key >= 0 ? key_name(c->key) : NULL;
 
 	if (key)
-		fprintf(stderr, "console of '%s'; %s leaves it\r\n", vm, key);
+		fprintf(stderr, "console of '%s'; %s leaves it\n", vm, key);
 	else
-		fprintf(stderr, "console of '%s'; no key leaves it\r\n", vm);
+		fprintf(stderr, "console of '%s'; no key leaves it\n", vm);
 }
 
 static void print_json(const struct console *c, const char *vm)
@@ -237,7 +237,9 @@ static int end(const struct console *c, const char *vm, const struct console_opt
 	if (c->cli->json)
 		print_json(c, vm);
 	else if (c->terminal)
-		fprintf(stderr, "\nleft the console of '%s'\n", vm);
+		fputc('\n', stderr); /* the guest's line is rarely at its end */
+	if (c->terminal && c->left)
+		fprintf(stderr, "left the console of '%s'\n", vm);
 	if (c->output_failed) {
 		fputs("coppice: cannot write to standard output\n", stderr);
 		return COP_EXIT_FAILED;

@@ -8,8 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The versioned name behind the alias "pc", from a line like
- * "pc  Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-7.2)": so that a template stays what it
+/* The versioned name behind the alias "q35", from a line like
+ * "q35  Standard PC (Q35 + ICH9, 2009) (alias of pc-q35-7.2)": so that a template stays what it
  * is when QEMU is upgraded. */
 static char *find_machine_type(const char *qemu, GError **error)
 {
@@ -19,10 +19,10 @@ static char *find_machine_type(const char *qemu, GError **error)
 
 	if (!out)
 		return NULL;
-	line = g_str_has_prefix(out, "pc ") ? out : strstr(out, "\npc ");
+	line = g_str_has_prefix(out, "q35 ") ? out : strstr(out, "\nq35 ");
 	alias = line ? strstr(line, "(alias of ") : NULL;
 	if (!alias) {
-		cop_gerror_set(error, COP_ERR_UNSUPPORTED, "%s has no machine type 'pc'", qemu);
+		cop_gerror_set(error, COP_ERR_UNSUPPORTED, "%s has no machine type 'q35'", qemu);
 		return NULL;
 	}
 	alias += strlen("(alias of ");

@@ -95,7 +95,7 @@ static void check_ram(struct cop_state *state, JsonArray *checks)
 		return;
 	}
 	free_bytes = (uint64_t)fs.f_bavail * (uint64_t)fs.f_bsize;
-	size = g_format_size_full(free_bytes, G_FORMAT_SIZE_IEC_UNITS);
+	size = cop_file_size_text(free_bytes);
 	text = g_strdup_printf("%s free for RAM images in %s", size, state->config->ram_dir);
 	add(checks, "ram-dir", free_bytes < (1ull << 30) ? "warn" : "ok", text,
 	    free_bytes < (1ull << 30) ? "mount -o remount,size=80% /dev/shm" : "");
@@ -112,7 +112,7 @@ static void check_disk(struct cop_state *state, JsonArray *checks)
 		return;
 	}
 	free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
-	size = g_format_size_full(free_bytes, G_FORMAT_SIZE_IEC_UNITS);
+	size = cop_file_size_text(free_bytes);
 	text = g_strdup_printf("%s free in %s", size, state->config->dir);
 	add(checks, "disk", free_bytes < (2ull << 30) ? "warn" : "ok", text,
 	    free_bytes < (2ull << 30) ? "free some space, or use another --dir" : "");

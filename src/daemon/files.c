@@ -195,3 +195,16 @@ char *cop_file_random_id(void)
 		g_error("getrandom: %s", g_strerror(errno)); /* never fails for 8 bytes */
 	return g_strdup_printf("%016" PRIx64, value);
 }
+
+char *cop_file_size_text(uint64_t size_bytes)
+{
+	static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+	double value = (double)size_bytes;
+	unsigned unit = 0;
+
+	while (value >= 1024 && unit + 1 < G_N_ELEMENTS(units)) {
+		value /= 1024;
+		unit++;
+	}
+	return g_strdup_printf("%.*f %s", unit ? 1 : 0, value, units[unit]);
+}

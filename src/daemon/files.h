@@ -32,6 +32,8 @@ int cop_file_open(const char *path, int flags, int mode, GError **error);
 gboolean cop_file_sync_dir(const char *path, GError **error);
 /* Copies a small file (no holes kept). */
 gboolean cop_file_copy(const char *from, const char *to, int mode, GError **error);
+/* "1.5 GiB": for messages; caller frees. */
+char *cop_file_size_text(uint64_t size_bytes);
 /* 16 hexadecimal digits of the kernel's randomness; caller frees. */
 char *cop_file_random_id(void);
 

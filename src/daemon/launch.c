@@ -138,7 +138,10 @@ void cop_launch_machine(struct cop_launch *launch, const struct cop_machine *mac
 	cop_launch_arg(launch, "on,obsolete=deny,elevateprivileges=deny,spawn=deny,"
 			       "resourcecontrol=deny");
 	cop_launch_arg(launch, "-machine");
-	cop_launch_arg(launch, "%s,memory-backend=ram0,usb=off,vmport=off", machine->type);
+	/* Nothing that no guest of ours needs: each device costs memory and time to start. */
+	cop_launch_arg(launch,
+		       "%s,memory-backend=ram0,usb=off,sata=off,smbus=off,hpet=off,vmport=off",
+		       machine->type);
 	cop_launch_arg(launch, "-accel");
 	cop_launch_arg(launch, tcg ? "tcg,thread=multi,tb-size=64" : "kvm");
 	cop_launch_arg(launch, "-cpu");

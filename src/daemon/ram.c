@@ -25,6 +25,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -45,12 +46,56 @@ struct cop_ram_freeze {
 	struct cop_shim_info where;
 };
 
+/* Bytes that images in the folder may still grow by: a hole gets memory when it is first touched, also
+ * by a clone's read. */
+static uint64_t promised_bytes(struct cop_state *state)
+{
+	g_autoptr(GDir) dir = g_dir_open(state->config->ram_dir, 0, NULL);
+	const char *name;
+	uint64_t sum = 0;
+
+	while (dir && (name = g_dir_read_name(dir))) {
+		g_autofree char *path = cop_state_ram_path(state, name);
+		struct stat st;
+
+		if (lstat(path, &st) == 0)
+			sum += (uint64_t)st.st_size -
+			       MIN((uint64_t)st.st_size, (uint64_t)st.st_blocks * 512);
+	}
+	return sum;
+}
+
+/* A tmpfs that is full would end a QEMU with SIGBUS in the middle of its guest's work: so an image
+ * is only made when all of them fit, whatever the guests touch. */
+static gboolean check_room(struct cop_state *state, uint64_t size_bytes, GError **error)
+{
+	uint64_t promised = promised_bytes(state), left;
+	g_autofree char *left_text = NULL, *need = NULL;
+	struct statvfs fs;
+
+	if (statvfs(state->config->ram_dir, &fs) < 0)
+		return cop_gerror_errno(error, errno, "cannot use %s", state->config->ram_dir);
+	left = (uint64_t)fs.f_bavail * fs.f_frsize;
+	left -= MIN(left, promised);
+	if (!fs.f_blocks || size_bytes <= left) /* a tmpfs of no size has no limit */
+		return TRUE;
+	left_text = cop_file_size_text(left);
+	need = cop_file_size_text(size_bytes);
+	return cop_gerror_set(error, COP_ERR_NO_SPACE,
+			      "no room for a RAM image of %s in %s: %s are left\n"
+			      "remove templates or booted VMs, or make that tmpfs larger: "
+			      "mount -o remount,size=SIZE",
+			      need, state->config->ram_dir, left_text);
+}
+
 char *cop_ram_new(struct cop_state *state, uint64_t size_bytes, GError **error)
 {
 	g_autofree char *id = cop_file_random_id();
 	g_autofree char *path = cop_state_ram_path(state, id);
 	int fd;
 
+	if (!check_room(state, size_bytes, error))
+		return NULL;
 	cop_state_pin(state, id);
 	fd = cop_file_open(path, O_RDWR | O_CREAT | O_EXCL, 0600, error);
 	if (fd < 0 || ftruncate(fd, (off_t)size_bytes) < 0) {

@@ -278,7 +278,7 @@ static uint64_t used_below(const char *path, int depth)
 
 uint64_t cop_state_disk_bytes(struct cop_state *state)
 {
-	static const char *const folders[] = {"disks", "blobs", "templates", "vms"};
+	static const char *const folders[] = {"disks", "blobs", "templates"};
 	uint64_t sum = 0;
 
 	for (size_t i = 0; i < G_N_ELEMENTS(folders); i++) {
@@ -303,8 +303,8 @@ uint64_t cop_state_max_disk_bytes(struct cop_state *state)
 gboolean cop_state_check_disk(struct cop_state *state, GError **error)
 {
 	uint64_t used = cop_state_disk_bytes(state), max = cop_state_max_disk_bytes(state);
-	g_autofree char *used_text = g_format_size_full(used, G_FORMAT_SIZE_IEC_UNITS);
-	g_autofree char *max_text = g_format_size_full(max, G_FORMAT_SIZE_IEC_UNITS);
+	g_autofree char *used_text = cop_file_size_text(used);
+	g_autofree char *max_text = cop_file_size_text(max);
 
 	if (used < max)
 		return TRUE;
@@ -336,9 +336,9 @@ static gboolean memory_allows(struct cop_state *state, unsigned count, uint64_t 
 
 	if (given <= max && (max - given) / memory_bytes >= count)
 		return TRUE;
-	ask = g_format_size_full(memory_bytes, G_FORMAT_SIZE_IEC_UNITS);
-	now = g_format_size_full(given, G_FORMAT_SIZE_IEC_UNITS);
-	limit = g_format_size_full(max, G_FORMAT_SIZE_IEC_UNITS);
+	ask = cop_file_size_text(memory_bytes);
+	now = cop_file_size_text(given);
+	limit = cop_file_size_text(max);
 	return cop_gerror_set(error, COP_ERR_LIMIT,
 			      "%u more of %s each would pass the limit of memory given: %s of %s "
 			      "are given\nstop VMs, or start coppiced with a larger --max-memory",

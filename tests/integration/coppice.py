@@ -5,64 +5,31 @@ state, never on a time that decides a result.
 """
 import contextlib
 import hashlib
-import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
-import time
+import sys
 from pathlib import Path
 
-import websocket
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+from coppice_client import DEADLINE_S, ApiError, Client, Console, wait_until  # noqa: E402,F401
 
 BUILD = Path(os.environ.get("COPPICE_BUILD", "build")).absolute()
 ASAN = Path(os.environ.get("COPPICE_BUILD_ASAN", BUILD)).absolute()
 IMAGES = Path(os.environ.get("COPPICE_IMAGES", ".cache/images")).absolute()
-DEADLINE_S = 120  # for anything that should happen soon, on a slow and busy machine
 PROMPT = b"coppice# "
 
 
-class ApiError(Exception):
-    def __init__(self, status, body):
-        self.status = status
-        error = body.get("error", {}) if isinstance(body, dict) else {}
-        self.code = error.get("code")
-        self.message = error.get("message", str(body))
-        self.hint = error.get("hint")
-        super().__init__(f"{status} {self.code}: {self.message}")
-
-
-class UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path):
-        super().__init__("localhost", timeout=300)
-        self.path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(300)
-        self.sock.connect(self.path)
-
-
-def wait_until(condition, what, deadline_s=DEADLINE_S):
-    """Polls until condition() is true; its value. Fails with `what` when it never is."""
-    end = time.monotonic() + deadline_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < end, f"waited {deadline_s} s for {what}"
-        time.sleep(0.02)
-
-
-class Daemon:
+class Daemon(Client):
     """coppiced on a folder; start, kill and start again. Options are its command line's."""
 
     def __init__(self, directory, *options, build=ASAN, ram_dir=None):
         self.dir = Path(directory)
         self.options = options
         self.build = build
-        self.socket = str(self.dir / "coppiced.sock")
+        super().__init__(self.dir)
         self.process = None
         self.log = self.dir.with_suffix(".log")
         self.ram_dir_given = ram_dir
@@ -89,25 +56,6 @@ class Daemon:
         self.kill(sig)
         return self.start()
 
-    def request(self, method, path, body=None, raw=None):
-        """Status, content type and body bytes."""
-        connection = UnixConnection(self.socket)
-        data = raw if raw is not None else (None if body is None else json.dumps(body))
-        connection.request(method, path, data)
-        response = connection.getresponse()
-        result = response.status, response.getheader("Content-Type"), response.read()
-        connection.close()
-        return result
-
-    def api(self, method, path, body=None, raw=None):
-        """The answer's JSON, or ApiError."""
-        status, content_type, data = self.request(method, path, body, raw)
-        if content_type == "application/json":
-            data = json.loads(data)
-        if status >= 400:
-            raise ApiError(status, data)
-        return data
-
     # What tests do most.
 
     def run_minimal(self, name="m", memory_mib=128, **more):
@@ -132,9 +80,6 @@ class Daemon:
     def wait_state(self, name, *states):
         return wait_until(lambda: (vm := self.vm(name))["state"] in states and vm,
                           f"VM {name} to be {' or '.join(states)}")
-
-    def console(self, name):
-        return Console(self, name)
 
     def sh(self, name, command):
         """Runs a shell command on a minimal guest's console; its output."""
@@ -206,42 +151,3 @@ def qemus_of(directory):
                 if os.readlink(entry / "cwd").startswith(f"{directory}/vms/"):
                     pids.append(int(entry.name))
     return pids
-
-
-class Console:
-    """A viewer of a VM's serial console."""
-
-    def __init__(self, daemon, name):
-        sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(DEADLINE_S)
-        sock.connect(daemon.socket)
-        self.ws = websocket.create_connection(f"ws://localhost/v1/vms/{name}/console", socket=sock,
-                                              timeout=DEADLINE_S)
-        self.seen = b""
-        self.count = 0
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.ws.close()
-
-    def send(self, data):
-        self.ws.send_binary(data)
-
-    def until(self, text):
-        """Reads until text has come; what came before it."""
-        while text not in self.seen:
-            data = self.ws.recv()
-            assert data, f"the console ended before {text}; after it printed {self.seen[-500:]}"
-            self.seen += data
-        before, _, self.seen = self.seen.partition(text)
-        return before
-
-    def sh(self, command):
-        """Output of a shell command. Markers tell it from the echo and from what was there."""
-        self.count += 1
-        mark = os.urandom(4).hex()
-        self.send(f"echo b-''{mark}; {command}; echo e-''{mark}\n".encode())
-        self.until(f"b-{mark}\r\n".encode())
-        return self.until(f"e-{mark}\r\n".encode()).decode(errors="replace").replace("\r\n", "\n")
