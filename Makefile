@@ -10,7 +10,7 @@ PACKAGES := $(shell grep -v '^\#' packages.txt) $(shell cat image/host-packages.
 .PHONY: help deps build build-asan images check demo bench deb clean distclean install
 
 help:
-	@echo 'make demo      16 desktops of 1 GB in a cgroup of 5 GB, with a picture (KEEP=1: leave them running)'
+	@echo 'make demo      16 desktops of 1 GB in a cgroup of 5 GB, with a picture (KEEP=1: leave them running; MORE=1: also idle, and after disk reads)'
 	@echo 'make check     build, run every test'
 	@echo 'make build     build into build/'
 	@echo 'make images    build the guest images into $(IMAGES)'
@@ -49,7 +49,7 @@ check: build build-asan images
 
 demo: build
 	image/build desktop --out $(IMAGES)/desktop --cache $(CACHE)/packages
-	$(PYTHON) demo/demo.py --images $(IMAGES) --out build/demo $(if $(KEEP),--keep)
+	$(PYTHON) demo/demo.py --images $(IMAGES) --out build/demo $(if $(KEEP),--keep) $(if $(MORE),--more)
 
 install: build
 	meson install -C build
