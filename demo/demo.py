@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 from coppice_client import ApiError, Client, wait_until  # noqa: E402
+from screen_text import read_name  # noqa: E402
 
 LIMIT = "5G"
 READY = b"coppice: desktop ready"
@@ -290,22 +291,6 @@ def shown(path):
     with contextlib.suppress(ValueError):
         return str(Path(path).resolve().relative_to(Path.cwd()))
     return str(path)
-
-
-def read_name(picture):
-    """The large name on top of a desktop, by text recognition."""
-    # The letters are white on a coloured band, the height of which is fixed.
-    band = picture.crop((0, 0, picture.width, 220)).convert("L").point(lambda v: 0 if v > 200 else 255)
-    band = band.resize((band.width // 3, band.height // 3))
-    framed = Image.new("L", (band.width + 80, band.height + 80), 255)
-    framed.paste(band, (40, 40))
-    png = io.BytesIO()
-    framed.save(png, "PNG")
-    done = subprocess.run(["tesseract", "stdin", "stdout", "--psm", "7", "-c",
-                           "tessedit_char_whitelist=abcdefghijklmnopqrstuvwxyz0123456789-"],
-                          input=png.getvalue(), capture_output=True, check=True,
-                          env={**os.environ, "OMP_THREAD_LIMIT": "1"})
-    return done.stdout.decode().strip().replace(" ", "")
 
 
 def main():

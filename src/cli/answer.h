@@ -26,7 +26,8 @@ JsonObject *cop_answer_element(JsonArray *array, guint i);
 /* Element number @i when it is a string, or "". */
 const char *cop_answer_element_string(JsonArray *array, guint i);
 
-/* Text of @len_bytes (-1: until its NUL) to an object that the caller owns; NULL with *@error set. */
+/* @text, @len_bytes long (-1: until its NUL), as an object that the caller owns; NULL with *@error.
+ */
 JsonObject *cop_answer_parse(const char *text, gssize len_bytes, GError **error);
 
 #endif

@@ -31,7 +31,7 @@ struct cop_command {
 	const char *name;      /* one word or two: "template rm" */
 	const char *arguments; /* "VM TEMPLATE" */
 	const char *summary;
-	const char *details; /* lines below the summary in --help, or NULL */
+	const char *details; /* paragraph below the summary in --help, or NULL */
 	unsigned min_args, max_args;
 	const GOptionEntry *options;
 	size_t options_bytes;
@@ -44,7 +44,7 @@ struct cop_command {
 };
 
 #define COP_OPTION(type, member) GSIZE_TO_POINTER(offsetof(struct type, member))
-#define COP_ANY_NUMBER G_MAXUINT
+#define COP_ANY_NUMBER		 G_MAXUINT
 
 /*
  * The connection to the daemon of cli->dir, which is started if nobody listens there. Borrowed;

@@ -34,9 +34,9 @@ struct cop_client *cop_client_new(const char *dir)
 	g_autoptr(GSocketAddress) address = g_unix_socket_address_new(path);
 
 	client->dir = g_strdup(dir);
-	client->session = soup_session_new_with_options("remote-connectable", address, "timeout", 0,
-							"idle-timeout", 0, "user-agent", "coppice",
-							NULL);
+	client->session =
+		soup_session_new_with_options("remote-connectable", address, "timeout", 0,
+					      "idle-timeout", 0, "user-agent", "coppice", NULL);
 	return client;
 }
 
@@ -69,8 +69,7 @@ static void no_answer(struct cop_client *client, const GError *why, GError **err
 static GBytes *send(struct cop_client *client, SoupMessage *message, GError **error)
 {
 	g_autoptr(GError) why = NULL;
-	g_autoptr(GBytes) bytes =
-		soup_session_send_and_read(client->session, message, NULL, &why);
+	g_autoptr(GBytes) bytes = soup_session_send_and_read(client->session, message, NULL, &why);
 	g_autoptr(JsonObject) object = NULL;
 	SoupStatus status = soup_message_get_status(message);
 	const char *text;
@@ -136,7 +135,8 @@ GBytes *cop_client_get_bytes(struct cop_client *client, const char *path, const 
 
 	if (!bytes)
 		return NULL;
-	got = soup_message_headers_get_content_type(soup_message_get_response_headers(message), NULL);
+	got = soup_message_headers_get_content_type(soup_message_get_response_headers(message),
+						    NULL);
 	if (g_strcmp0(got, type) != 0) {
 		cop_failure_set(error, COP_FAILURE_INTERNAL, NULL,
 				"coppiced answered GET %s with %s instead of %s", path,
@@ -156,8 +156,8 @@ static void on_connected(GObject *source, GAsyncResult *result, gpointer user)
 {
 	struct upgrade *up = user;
 
-	up->connection = soup_session_websocket_connect_finish(SOUP_SESSION(source), result,
-							       &up->error);
+	up->connection =
+		soup_session_websocket_connect_finish(SOUP_SESSION(source), result, &up->error);
 	up->done = TRUE;
 }
 

@@ -2,8 +2,8 @@
 /*
  * client.h: HTTP and WebSockets over the daemon's unix socket.
  *
- * A client belongs to the thread that made it. Calls block for as long as the daemon works: there is
- * no time limit. Errors are those of failure.h, with the daemon's own words where it gave any.
+ * A client belongs to the thread that made it. Calls block for as long as the daemon works: there
+ * is no time limit. Errors are those of failure.h, with the daemon's own words where it gave any.
  */
 #ifndef COP_CLI_CLIENT_H
 #define COP_CLI_CLIENT_H

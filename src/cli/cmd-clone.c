@@ -23,7 +23,8 @@ static const GOptionEntry entries[] = {
 	 "Lead a free port of 127.0.0.1 to each clone's port 22", NULL},
 	{"paused", 0, 0, G_OPTION_ARG_NONE, COP_OPTION(clone_options, paused),
 	 "Leave the clones paused at the template's instant", NULL},
-	{NULL}};
+	{NULL},
+};
 
 static int run(struct cop_cli *cli, const void *options, char **args, GError **error)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* cmd-completion.c: coppice completion bash: a completion script made from the table of commands. */
+/* cmd-completion.c: coppice completion bash: a script made from the table of commands. */
 #include "cli/commands.h"
 #include "cli/failure.h"
 #include "cli/options.h"
@@ -34,15 +34,15 @@ static void add_words(GString *out, const char *group)
 
 static char *make_script(void)
 {
-	GString *out = g_string_new(
-		"# bash completion of coppice, made by 'coppice completion bash'\n"
-		"_coppice()\n{\n"
-		"\tlocal cur=${COMP_WORDS[COMP_CWORD]} words=() word skip=0\n"
-		"\tfor word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
-		"\t\tif ((skip)); then skip=0; continue; fi\n"
-		"\t\tcase $word in\n\t\t--dir) skip=1 ;;\n\t\t-*) ;;\n"
-		"\t\t*) words+=(\"$word\") ;;\n\t\tesac\n\tdone\n"
-		"\tlocal options=\"");
+	GString *out =
+		g_string_new("# bash completion of coppice, made by 'coppice completion bash'\n"
+			     "_coppice()\n{\n"
+			     "\tlocal cur=${COMP_WORDS[COMP_CWORD]} words=() word skip=0\n"
+			     "\tfor word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
+			     "\t\tif ((skip)); then skip=0; continue; fi\n"
+			     "\t\tcase $word in\n\t\t--dir) skip=1 ;;\n\t\t-*) ;;\n"
+			     "\t\t*) words+=(\"$word\") ;;\n\t\tesac\n\tdone\n"
+			     "\tlocal options=\"");
 
 	add_options(out, cop_common_entries);
 	g_string_append(out, "\" list=\n\tcase \"${words[0]} ${words[1]}\" in\n\t' ') list=\"");
@@ -78,7 +78,8 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 	g_autofree char *script = NULL;
 
 	if (strcmp(args[0], "bash") != 0) {
-		cop_failure_usage(error, "completion: there is none for '%s'; only for bash", args[0]);
+		cop_failure_usage(error, "completion: there is none for '%s'; only for bash",
+				  args[0]);
 		return COP_EXIT_USAGE;
 	}
 	script = make_script();

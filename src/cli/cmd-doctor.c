@@ -71,6 +71,7 @@ const struct cop_command cop_cmd_doctor = {
 	.name = "doctor",
 	.arguments = "",
 	.summary = "Find out what this host can and cannot do",
-	.details = "Prints what was found and what to do about it. Exit status 1 if a check failed.",
+	.details =
+		"Prints what was found and what to do about it. Exit status 1 if a check failed.",
 	.run = run,
 };

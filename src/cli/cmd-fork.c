@@ -24,7 +24,8 @@ static const GOptionEntry entries[] = {
 	 "Keep the template under this name; else it goes when its last VM goes", "NAME"},
 	{"ssh", 0, 0, G_OPTION_ARG_NONE, COP_OPTION(fork_options, ssh),
 	 "Lead a free port of 127.0.0.1 to each clone's port 22", NULL},
-	{NULL}};
+	{NULL},
+};
 
 static void print(const char *vm, JsonObject *answer)
 {

@@ -15,7 +15,8 @@ struct freeze_options {
 static const GOptionEntry entries[] = {
 	{"stop", 0, 0, G_OPTION_ARG_NONE, COP_OPTION(freeze_options, stop),
 	 "End the VM with the freeze instead of letting it go on as a clone", NULL},
-	{NULL}};
+	{NULL},
+};
 
 static void print(const char *vm, JsonObject *answer, gboolean stop)
 {
@@ -38,7 +39,8 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 	struct cop_progress *progress;
 	struct cop_client *client;
 
-	if (!cop_options_name("VM", args[0], error) || !cop_options_name("template", args[1], error))
+	if (!cop_options_name("VM", args[0], error) ||
+	    !cop_options_name("template", args[1], error))
 		return COP_EXIT_USAGE;
 	client = cop_cli_client(cli, error);
 	if (!client)

@@ -16,8 +16,9 @@ static JsonArray *options_to_json(const GOptionEntry *entries)
 
 		json_object_set_string_member(option, "name", entries->long_name);
 		json_object_set_string_member(option, "short", short_name);
-		json_object_set_string_member(
-			option, "argument", entries->arg_description ? entries->arg_description : "");
+		json_object_set_string_member(option, "argument",
+					      entries->arg_description ? entries->arg_description
+								       : "");
 		json_object_set_string_member(option, "description", entries->description);
 		json_array_add_object_element(array, option);
 	}

@@ -26,7 +26,8 @@ static const GOptionEntry build_entries[] = {
 	 "Build even if it is up to date", NULL},
 	{"image-dir", 0, 0, G_OPTION_ARG_FILENAME, COP_OPTION(build_options, image_dir),
 	 "Directory of built images", "DIR"},
-	{NULL}};
+	{NULL},
+};
 
 struct ls_options {
 	char *image_dir;
@@ -35,7 +36,8 @@ struct ls_options {
 static const GOptionEntry ls_entries[] = {
 	{"image-dir", 0, 0, G_OPTION_ARG_FILENAME, COP_OPTION(ls_options, image_dir),
 	 "Directory of built images", "DIR"},
-	{NULL}};
+	{NULL},
+};
 
 static char *find_builder(GError **error)
 {
@@ -94,12 +96,14 @@ static int build(struct cop_cli *cli, const void *options, char **args, GError *
 	g_autofree char *cache = g_build_filename(cli->dir, "cache", NULL);
 	g_autofree char *parent = g_path_get_dirname(out);
 	g_autofree char *builder = NULL;
-	char *argv[] = {NULL,	   args[0], "--out", out, "--cache", cache,
-			o->force ? "--force" : NULL, NULL};
+	char *argv[] = {NULL, args[0], "--out", out, "--cache", cache, o->force ? "--force" : NULL,
+			NULL};
 
 	if (strcmp(args[0], "desktop") != 0 && strcmp(args[0], "minimal") != 0) {
-		cop_failure_usage(error, "image build: there is no image '%s'; it is one of desktop, "
-				  "minimal", args[0]);
+		cop_failure_usage(error,
+				  "image build: there is no image '%s'; it is one of desktop, "
+				  "minimal",
+				  args[0]);
 		return COP_EXIT_USAGE;
 	}
 	builder = find_builder(error);
@@ -108,8 +112,8 @@ static int build(struct cop_cli *cli, const void *options, char **args, GError *
 	argv[0] = builder;
 	if (g_mkdir_with_parents(cli->dir, 0700) < 0 || g_mkdir_with_parents(cache, 0700) < 0 ||
 	    g_mkdir_with_parents(parent, 0755) < 0) {
-		cop_failure_set(error, COP_FAILURE_INTERNAL, NULL, "cannot make %s or %s: %s", cache,
-				parent, g_strerror(errno));
+		cop_failure_set(error, COP_FAILURE_INTERNAL, NULL, "cannot make %s or %s: %s",
+				cache, parent, g_strerror(errno));
 		return COP_EXIT_FAILED;
 	}
 	if (cli->json)
@@ -185,8 +189,9 @@ const struct cop_command cop_cmd_image_build = {
 	.name = "image build",
 	.arguments = "desktop|minimal",
 	.summary = "Build a guest image from Debian packages",
-	.details = "desktop: Debian with X, icewm and xterm on a disk. minimal: a kernel and a small\n"
-		   "RAM disk. Needs root and the network; does nothing when the image is up to date.",
+	.details =
+		"desktop: Debian with X, icewm and xterm on a disk. minimal: a kernel and a small "
+		"RAM disk. Needs root and the network; does nothing when the image is up to date.",
 	.min_args = 1,
 	.max_args = 1,
 	.options = build_entries,

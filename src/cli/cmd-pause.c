@@ -10,13 +10,18 @@ struct pause_options {
 
 static const GOptionEntry entries[] = {
 	{"all", 'a', 0, G_OPTION_ARG_NONE, COP_OPTION(pause_options, all), "All running VMs", NULL},
-	{NULL}};
+	{NULL},
+};
 
 static int run(struct cop_cli *cli, const void *options, char **args, GError **error)
 {
 	static const char *const states[] = {"running", NULL};
-	static const struct cop_each each = {.method = "POST", .before = "/v1/vms/", .after = "/pause",
-					     .doing = "pausing", .done = "paused", .result = "vms"};
+	static const struct cop_each each = {.method = "POST",
+					     .before = "/v1/vms/",
+					     .after = "/pause",
+					     .doing = "pausing",
+					     .done = "paused",
+					     .result = "vms"};
 	const struct pause_options *o = options;
 	g_auto(GStrv) names = cop_each_vms(cli, "pause", args, o->all, states, error);
 

@@ -6,9 +6,9 @@
 #include "cli/output.h"
 #include "cli/text.h"
 
-static const char *const headings[] = {"NAME",  "STATE", "TEMPLATE", ">MEMORY",
-				       ">PRIVATE", ">SHARED", ">CPUS", "ACCEL",
-				       ">SSH", ">AGE", "REASON", NULL};
+static const char *const headings[] = {"NAME",	   "STATE",   "TEMPLATE", ">MEMORY",
+				       ">PRIVATE", ">SHARED", ">CPUS",	  "ACCEL",
+				       ">SSH",	   ">AGE",    "REASON",	  NULL};
 enum {
 	REASON_COLUMN = 10,
 };
@@ -26,7 +26,8 @@ static void add_row(struct cop_table *table, JsonObject *vm)
 	const char *state = cop_answer_string(vm, "state");
 
 	cop_table_add(table, cop_answer_string(vm, "name"));
-	cop_table_add_take(table, *busy ? g_strdup_printf("%s (%s)", state, busy) : g_strdup(state));
+	cop_table_add_take(table,
+			   *busy ? g_strdup_printf("%s (%s)", state, busy) : g_strdup(state));
 	cop_table_add(table, cop_answer_string(vm, "template"));
 	cop_table_add_size(table, vm, "memory_bytes");
 	cop_table_add_size(table, memory, "private_bytes");
@@ -73,7 +74,7 @@ const struct cop_command cop_cmd_ps = {
 	.name = "ps",
 	.arguments = "",
 	.summary = "List VMs and what each one costs",
-	.details = "MEMORY is the guest RAM that a VM was given, PRIVATE what only it holds, SHARED\n"
-		   "what it maps of its template's single copy.",
+	.details = "MEMORY is the guest RAM that a VM was given, PRIVATE what only it holds, "
+		   "SHARED what it maps of its template's single copy.",
 	.run = run,
 };

@@ -10,13 +10,18 @@ struct resume_options {
 
 static const GOptionEntry entries[] = {
 	{"all", 'a', 0, G_OPTION_ARG_NONE, COP_OPTION(resume_options, all), "All paused VMs", NULL},
-	{NULL}};
+	{NULL},
+};
 
 static int run(struct cop_cli *cli, const void *options, char **args, GError **error)
 {
 	static const char *const states[] = {"paused", NULL};
-	static const struct cop_each each = {.method = "POST", .before = "/v1/vms/", .after = "/resume",
-					     .doing = "resuming", .done = "resumed", .result = "vms"};
+	static const struct cop_each each = {.method = "POST",
+					     .before = "/v1/vms/",
+					     .after = "/resume",
+					     .doing = "resuming",
+					     .done = "resumed",
+					     .result = "vms"};
 	const struct resume_options *o = options;
 	g_auto(GStrv) names = cop_each_vms(cli, "resume", args, o->all, states, error);
 

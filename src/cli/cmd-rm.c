@@ -12,17 +12,20 @@ static const GOptionEntry entries[] = {
 	 "All stopped and failed VMs; with --force all VMs", NULL},
 	{"force", 'f', 0, G_OPTION_ARG_NONE, COP_OPTION(rm_options, force),
 	 "End a running VM first, as by pulling the plug", NULL},
-	{NULL}};
+	{NULL},
+};
 
 static int run(struct cop_cli *cli, const void *options, char **args, GError **error)
 {
 	static const char *const ended[] = {"stopped", "failed", NULL};
 	const struct rm_options *o = options;
-	struct cop_each each = {.method = "DELETE", .before = "/v1/vms/",
-				.after = o->force ? "?force=true" : "", .doing = "removing",
-				.done = "removed", .result = "removed"};
-	g_auto(GStrv) names =
-		cop_each_vms(cli, "rm", args, o->all, o->force ? NULL : ended, error);
+	struct cop_each each = {.method = "DELETE",
+				.before = "/v1/vms/",
+				.after = o->force ? "?force=true" : "",
+				.doing = "removing",
+				.done = "removed",
+				.result = "removed"};
+	g_auto(GStrv) names = cop_each_vms(cli, "rm", args, o->all, o->force ? NULL : ended, error);
 
 	return names ? cop_each_run(cli, &each, names, error) : COP_EXIT_FAILED;
 }

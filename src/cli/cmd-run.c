@@ -14,7 +14,8 @@
 #include <string.h>
 
 struct run_options {
-	char *name, *memory, *cpus, *kernel, *initrd, *append, *accel, *display, *network, *image_dir;
+	char *name, *memory, *cpus, *kernel, *initrd, *append, *accel, *display, *network,
+		*image_dir;
 	char **disks, **qemu_args;
 	gboolean ssh;
 };
@@ -45,7 +46,8 @@ static const GOptionEntry entries[] = {
 	 "One more argument for QEMU (may be repeated)", "ARG"},
 	{"image-dir", 0, 0, G_OPTION_ARG_FILENAME, COP_OPTION(run_options, image_dir),
 	 "Directory of built images", "DIR"},
-	{NULL}};
+	{NULL},
+};
 
 static gboolean check(const struct run_options *o, uint64_t *ret_memory, uint64_t *ret_cpus,
 		      GError **error)
@@ -162,10 +164,10 @@ const struct cop_command cop_cmd_run = {
 	.name = "run",
 	.arguments = "[IMAGE]",
 	.summary = "Boot a VM from a disk image or a kernel",
-	.details = "IMAGE is the name of a built image ('coppice image ls' shows them), the path of a\n"
-		   "built image's directory, or the path of a raw or qcow2 disk image. Options\n"
-		   "go before what the image says. Disk images are never written to: a VM's changes\n"
-		   "go to a layer of its own.",
+	.details = "IMAGE is the name of a built image ('coppice image ls' shows them), the path "
+		   "of a built image's directory, or the path of a raw or qcow2 disk image. "
+		   "Options go before what the image says. Disk images are never written to: a "
+		   "VM's changes go to a layer of its own.",
 	.max_args = 1,
 	.options = entries,
 	.options_bytes = sizeof(struct run_options),

@@ -20,7 +20,8 @@ struct screenshot_options {
 static const GOptionEntry entries[] = {
 	{"all", 0, 0, G_OPTION_ARG_FILENAME, COP_OPTION(screenshot_options, all),
 	 "The screens of all VMs that run and have one, as DIR/VM.png", "DIR"},
-	{NULL}};
+	{NULL},
+};
 
 static GBytes *take(struct cop_client *client, const char *vm, GError **error)
 {
@@ -44,8 +45,8 @@ static gboolean save(struct cop_cli *cli, struct cop_client *client, const char 
 	data = g_bytes_get_data(png, &len);
 	if (!g_file_set_contents_full(file, data, (gssize)len, G_FILE_SET_CONTENTS_CONSISTENT, 0644,
 				      &why))
-		return cop_failure_set(error, COP_FAILURE_INTERNAL, NULL, "cannot write %s: %s", file,
-				       why->message);
+		return cop_failure_set(error, COP_FAILURE_INTERNAL, NULL, "cannot write %s: %s",
+				       file, why->message);
 	row = json_object_new();
 	json_object_set_string_member(row, "name", vm);
 	json_object_set_string_member(row, "file", file);
@@ -103,7 +104,8 @@ static int all(struct cop_cli *cli, struct cop_client *client, const char *dir, 
 		g_autofree char *file = g_build_filename(dir, base, NULL);
 		g_autoptr(GError) why = NULL;
 
-		if (!cop_text_is_name(name) || strcmp(cop_answer_string(vm, "display"), "vga") != 0 ||
+		if (!cop_text_is_name(name) ||
+		    strcmp(cop_answer_string(vm, "display"), "vga") != 0 ||
 		    (strcmp(state, "running") != 0 && strcmp(state, "paused") != 0))
 			continue;
 		if (!save(cli, client, name, file, files, &why)) {
@@ -124,8 +126,9 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 
 	json_object_set_array_member(document, "files", files);
 	if (o->all ? args[0] != NULL : args[0] == NULL) {
-		cop_failure_usage(error, o->all ? "screenshot: a VM and --all exclude each other"
-						: "screenshot: too few arguments, needs VM or --all DIR");
+		cop_failure_usage(error,
+				  o->all ? "screenshot: a VM and --all exclude each other"
+					 : "screenshot: too few arguments, needs VM or --all DIR");
 		return COP_EXIT_USAGE;
 	}
 	if (!cop_options_name("VM", args[0], error))
@@ -138,8 +141,8 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 	if (o->all) {
 		status = all(cli, client, o->all, files, error);
 	} else {
-		g_autofree char *file = args[1] ? g_strdup(args[1])
-						: g_strconcat(args[0], ".png", NULL);
+		g_autofree char *file =
+			args[1] ? g_strdup(args[1]) : g_strconcat(args[0], ".png", NULL);
 
 		if (save(cli, client, args[0], file, files, error))
 			status = COP_EXIT_OK;
@@ -153,7 +156,7 @@ const struct cop_command cop_cmd_screenshot = {
 	.name = "screenshot",
 	.arguments = "VM [FILE]",
 	.summary = "Save a VM's screen as a PNG file",
-	.details = "FILE is VM.png in the current folder when it is not given, and standard output\n"
+	.details = "FILE is VM.png in the current folder when it is not given, and standard output "
 		   "when it is '-'.",
 	.max_args = 2,
 	.options = entries,

@@ -9,14 +9,20 @@ struct start_options {
 };
 
 static const GOptionEntry entries[] = {
-	{"all", 'a', 0, G_OPTION_ARG_NONE, COP_OPTION(start_options, all), "All stopped and failed VMs", NULL},
-	{NULL}};
+	{"all", 'a', 0, G_OPTION_ARG_NONE, COP_OPTION(start_options, all),
+	 "All stopped and failed VMs", NULL},
+	{NULL},
+};
 
 static int run(struct cop_cli *cli, const void *options, char **args, GError **error)
 {
 	static const char *const states[] = {"stopped", "failed", NULL};
-	static const struct cop_each each = {.method = "POST", .before = "/v1/vms/", .after = "/start",
-					     .doing = "starting", .done = "started", .result = "vms"};
+	static const struct cop_each each = {.method = "POST",
+					     .before = "/v1/vms/",
+					     .after = "/start",
+					     .doing = "starting",
+					     .done = "started",
+					     .result = "vms"};
 	const struct start_options *o = options;
 	g_auto(GStrv) names = cop_each_vms(cli, "start", args, o->all, states, error);
 

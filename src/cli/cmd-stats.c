@@ -7,7 +7,8 @@
 #include "cli/output.h"
 #include "cli/text.h"
 
-static const char *const headings[] = {"NAME", "STATE", ">GIVEN", ">PRIVATE", ">SHARED", ">VMM", NULL};
+static const char *const headings[] = {"NAME",	  "STATE", ">GIVEN", ">PRIVATE",
+				       ">SHARED", ">VMM",  NULL};
 
 static void add_row(struct cop_table *table, JsonObject *vm)
 {
@@ -32,7 +33,8 @@ static void print_total(JsonObject *total)
 	cop_output_line("%" G_GUINT64_FORMAT " VMs were given %s; the host pays %s: ratio %.1f\n",
 			(guint64)cop_answer_uint(total, "vms"), given, paid,
 			cop_answer_double(total, "ratio"));
-	cop_output_line("  private %s, shared %s (each copy once), QEMU %s\n", private, shared, vmm);
+	cop_output_line("  private %s, shared %s (each copy once), QEMU %s\n", private, shared,
+			vmm);
 	cop_output_line("  paid is read from %s\n", cop_answer_string(total, "source"));
 }
 
@@ -44,12 +46,14 @@ static void print_host(JsonObject *host)
 
 	cop_output_line("host: %s, %s available\n", memory, available);
 	if (*cgroup) {
-		g_autofree char *limit = cop_answer_is_null(host, "limit_bytes")
-						 ? g_strdup("none")
-						 : cop_text_size(cop_answer_uint(host, "limit_bytes"));
-		g_autofree char *peak = cop_answer_is_null(host, "peak_bytes")
-						? g_strdup("unknown")
-						: cop_text_size(cop_answer_uint(host, "peak_bytes"));
+		g_autofree char *limit =
+			cop_answer_is_null(host, "limit_bytes")
+				? g_strdup("none")
+				: cop_text_size(cop_answer_uint(host, "limit_bytes"));
+		g_autofree char *peak =
+			cop_answer_is_null(host, "peak_bytes")
+				? g_strdup("unknown")
+				: cop_text_size(cop_answer_uint(host, "peak_bytes"));
 
 		cop_output_line("cgroup %s: limit %s, peak %s\n", cgroup, limit, peak);
 	}
@@ -62,7 +66,8 @@ static void print_limits(JsonObject *limits)
 	JsonObject *vms = cop_answer_object(limits, "vms");
 
 	cop_output_line("limits: VMs %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT,
-			(guint64)cop_answer_uint(vms, "used"), (guint64)cop_answer_uint(vms, "max"));
+			(guint64)cop_answer_uint(vms, "used"),
+			(guint64)cop_answer_uint(vms, "max"));
 	for (size_t i = 0; i < G_N_ELEMENTS(keys); i++) {
 		JsonObject *limit = cop_answer_object(limits, keys[i]);
 		g_autofree char *used = cop_text_size(cop_answer_uint(limit, "used"));
@@ -108,7 +113,8 @@ static void print_one(JsonObject *vm)
 		g_autofree char *load = cop_text_duration(cop_answer_double(start, "load_ms"));
 
 		cop_output_line("started in %s (QEMU started %s, its monitor answers %s, state "
-				"loaded %s)\n", total, spawn, qmp, load);
+				"loaded %s)\n",
+				total, spawn, qmp, load);
 	}
 }
 
@@ -139,9 +145,10 @@ const struct cop_command cop_cmd_stats = {
 	.name = "stats",
 	.arguments = "[VM]",
 	.summary = "Show what VMs were given and what the host pays",
-	.details = "GIVEN is guest RAM as the guest sees it, PRIVATE what only this VM holds, SHARED what\n"
-		   "it maps of its template's single copy, VMM what its QEMU process holds besides. The\n"
-		   "total is the host's own accounting, and the place where it was read is named.",
+	.details = "GIVEN is guest RAM as the guest sees it, PRIVATE what only this VM holds, "
+		   "SHARED what it maps of its template's single copy, VMM what its QEMU process "
+		   "holds besides. The total is the host's own accounting, and the place where it "
+		   "was read is named.",
 	.max_args = 1,
 	.run = run,
 };

@@ -18,15 +18,20 @@ static const GOptionEntry entries[] = {
 	 "Time that the guest has to power off before it is ended by force", "SECONDS"},
 	{"force", 'f', 0, G_OPTION_ARG_NONE, COP_OPTION(stop_options, force),
 	 "End it at once, as by pulling the plug", NULL},
-	{NULL}};
+	{NULL},
+};
 
 static int run(struct cop_cli *cli, const void *options, char **args, GError **error)
 {
 	static const char *const states[] = {"starting", "running", "paused", NULL};
 	const struct stop_options *o = options;
 	g_autoptr(JsonObject) body = json_object_new();
-	struct cop_each each = {.method = "POST", .before = "/v1/vms/", .after = "/stop",
-				.body = body, .doing = "stopping", .done = "stopped",
+	struct cop_each each = {.method = "POST",
+				.before = "/v1/vms/",
+				.after = "/stop",
+				.body = body,
+				.doing = "stopping",
+				.done = "stopped",
 				.result = "vms"};
 	g_auto(GStrv) names = NULL;
 	uint64_t timeout_s;

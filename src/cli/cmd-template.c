@@ -16,12 +16,16 @@ struct inspect_options {
 static const GOptionEntry inspect_entries[] = {
 	{"verify", 0, 0, G_OPTION_ARG_NONE, COP_OPTION(inspect_options, verify),
 	 "Read every part of it and compare checksums; exit 1 if one is damaged", NULL},
-	{NULL}};
+	{NULL},
+};
 
 static int rm(struct cop_cli *cli, const void *options, char **args, GError **error)
 {
-	static const struct cop_each each = {.method = "DELETE", .before = "/v1/templates/",
-					     .after = "", .doing = "removing", .done = "removed",
+	static const struct cop_each each = {.method = "DELETE",
+					     .before = "/v1/templates/",
+					     .after = "",
+					     .doing = "removing",
+					     .done = "removed",
 					     .result = "removed"};
 
 	if (!cop_options_names("template", args, error))
@@ -58,7 +62,8 @@ static void print_template(JsonObject *template)
 	cop_output_line("%-16s %s\n", "created:", cop_answer_string(template, "created"));
 	cop_output_line("%-16s %s\n", "from VM:", cop_answer_string(template, "from_vm"));
 	cop_output_line("%-16s %s\n", "parent:", *parent ? parent : "-");
-	cop_output_line("%-16s %s, %u processors\n", "machine:", cop_answer_string(template, "accel"),
+	cop_output_line("%-16s %s, %u processors\n",
+			"machine:", cop_answer_string(template, "accel"),
 			(unsigned)cop_answer_uint(template, "cpus"));
 	print_size("guest RAM:", template, "memory_bytes");
 	print_size("RAM image:", template, "ram_bytes");
@@ -84,7 +89,8 @@ static int print_checks(JsonArray *checks, gboolean quiet)
 			status = COP_EXIT_FAILED;
 		if (!quiet)
 			cop_output_line("%-8s %s%s%s\n", ok ? "ok" : "DAMAGED",
-					cop_answer_string(check, "part"), *detail ? ": " : "", detail);
+					cop_answer_string(check, "part"), *detail ? ": " : "",
+					detail);
 	}
 	return status;
 }

@@ -5,8 +5,8 @@
 #include "cli/commands.h"
 #include "cli/output.h"
 
-static const char *const headings[] = {"NAME",	"PARENT",  ">MEMORY",  ">RAM", ">DISK",
-				       ">CLONES", ">CREATED", NULL};
+static const char *const headings[] = {"NAME",	"PARENT",  ">MEMORY",  ">RAM",
+				       ">DISK", ">CLONES", ">CREATED", NULL};
 
 static void add_row(struct cop_table *table, JsonObject *template)
 {
@@ -50,7 +50,7 @@ const struct cop_command cop_cmd_templates = {
 	.name = "templates",
 	.arguments = "",
 	.summary = "List templates",
-	.details = "MEMORY is the guest RAM of a clone, RAM what of it the template holds, DISK what its\n"
-		   "newest disk layers use, CREATED how long ago it was frozen.",
+	.details = "MEMORY is the guest RAM of a clone, RAM what of it the template holds, DISK "
+		   "what its newest disk layers use, CREATED how long ago it was frozen.",
 	.run = run,
 };

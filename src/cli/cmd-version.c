@@ -20,11 +20,10 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 	if (cli->json)
 		cop_output_json(answer);
 	else
-		cop_output_line("%s %s, process %u, looks after %s\n",
-				cop_answer_string(answer, "name"),
-				cop_answer_string(answer, "version"),
-				(unsigned)cop_answer_uint(answer, "pid"),
-				cop_answer_string(answer, "dir"));
+		cop_output_line(
+			"%s %s, process %u, looks after %s\n", cop_answer_string(answer, "name"),
+			cop_answer_string(answer, "version"),
+			(unsigned)cop_answer_uint(answer, "pid"), cop_answer_string(answer, "dir"));
 	return COP_EXIT_OK;
 }
 

@@ -20,14 +20,15 @@ static const GOptionEntry entries[] = {
 	{"proxy", 'p', 0, G_OPTION_ARG_STRING, COP_OPTION(vnc_options, proxy),
 	 "Serve it at a TCP port of 127.0.0.1 (or ADDR) until Ctrl-C; 0 finds a free port",
 	 "[ADDR:]PORT"},
-	{NULL}};
+	{NULL},
+};
 
 /* "5901", "127.0.0.1:5901" or "[::1]:0". Caller frees *@ret_address. */
 static gboolean parse_proxy(const char *text, char **ret_address, guint16 *ret_port, GError **error)
 {
 	const char *colon = strrchr(text, ':');
-	g_autofree char *address = colon ? g_strndup(text, (gsize)(colon - text))
-					 : g_strdup("127.0.0.1");
+	g_autofree char *address =
+		colon ? g_strndup(text, (gsize)(colon - text)) : g_strdup("127.0.0.1");
 	size_t len = strlen(address);
 	g_autoptr(GInetAddress) inet = NULL;
 	uint64_t port;
@@ -42,8 +43,10 @@ static gboolean parse_proxy(const char *text, char **ret_address, guint16 *ret_p
 	if (!inet)
 		return cop_failure_usage(error, "--proxy: '%s' is no IP address", address);
 	if (!g_inet_address_get_is_loopback(inet))
-		fprintf(stderr, "coppice: whoever can reach %s may see and use the screen: VNC has no "
-			"password here\n", address);
+		fprintf(stderr,
+			"coppice: whoever can reach %s may see and use the screen: VNC has no "
+			"password here\n",
+			address);
 	*ret_address = g_steal_pointer(&address);
 	*ret_port = (guint16)port;
 	return TRUE;
@@ -62,8 +65,7 @@ static int serve(struct cop_cli *cli, const char *vm, const char *address, guint
 	g_autoptr(GMainLoop) loop = g_main_loop_new(NULL, FALSE);
 	gboolean v6 = strchr(address, ':') != NULL;
 	guint16 port;
-	struct cop_proxy *proxy =
-		cop_proxy_new(cli->dir, path, address, wanted, &port, error);
+	struct cop_proxy *proxy = cop_proxy_new(cli->dir, path, address, wanted, &port, error);
 
 	if (!proxy)
 		return COP_EXIT_FAILED;
@@ -106,10 +108,10 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 	if (!*socket) {
 		gboolean none = strcmp(cop_answer_string(vm, "display"), "none") == 0;
 
-		cop_failure_set(error, COP_FAILURE_WRONG_STATE,
-				none ? "run it with --display vga" : "is it running? see coppice ps",
-				none ? "VM '%s' has no display" : "VM '%s' has no screen now",
-				args[0]);
+		cop_failure_set(
+			error, COP_FAILURE_WRONG_STATE,
+			none ? "run it with --display vga" : "is it running? see coppice ps",
+			none ? "VM '%s' has no display" : "VM '%s' has no screen now", args[0]);
 		return COP_EXIT_FAILED;
 	}
 	if (o->proxy)
@@ -129,8 +131,8 @@ const struct cop_command cop_cmd_vnc = {
 	.name = "vnc",
 	.arguments = "VM",
 	.summary = "Show where a VM's screen is, or serve it at a TCP port",
-	.details = "Prints the path of the VM's VNC socket. With --proxy: prints the address, and joins\n"
-		   "every connection to the screen.",
+	.details = "Prints the path of the VM's VNC socket. With --proxy: prints the address, and "
+		   "joins every connection to the screen.",
 	.min_args = 1,
 	.max_args = 1,
 	.options = entries,

@@ -6,14 +6,30 @@
 #include <string.h>
 
 const struct cop_command *const cop_commands[] = {
-	&cop_cmd_run,	      &cop_cmd_freeze,	    &cop_cmd_clone,
-	&cop_cmd_fork,	      &cop_cmd_ps,	    &cop_cmd_stats,
-	&cop_cmd_console,     &cop_cmd_screenshot,  &cop_cmd_vnc,
-	&cop_cmd_pause,	      &cop_cmd_resume,	    &cop_cmd_stop,
-	&cop_cmd_start,	      &cop_cmd_rm,	    &cop_cmd_templates,
-	&cop_cmd_template_rm, &cop_cmd_template_inspect, &cop_cmd_image_build,
-	&cop_cmd_image_ls,    &cop_cmd_doctor,	    &cop_cmd_version,
-	&cop_cmd_completion,  &cop_cmd_help,	    NULL,
+	&cop_cmd_run,
+	&cop_cmd_freeze,
+	&cop_cmd_clone,
+	&cop_cmd_fork,
+	&cop_cmd_ps,
+	&cop_cmd_stats,
+	&cop_cmd_console,
+	&cop_cmd_screenshot,
+	&cop_cmd_vnc,
+	&cop_cmd_pause,
+	&cop_cmd_resume,
+	&cop_cmd_stop,
+	&cop_cmd_start,
+	&cop_cmd_rm,
+	&cop_cmd_templates,
+	&cop_cmd_template_rm,
+	&cop_cmd_template_inspect,
+	&cop_cmd_image_build,
+	&cop_cmd_image_ls,
+	&cop_cmd_doctor,
+	&cop_cmd_version,
+	&cop_cmd_completion,
+	&cop_cmd_help,
+	NULL,
 };
 
 const struct cop_command *cop_commands_find(char *const *words, unsigned *ret_nr_words)
@@ -93,15 +109,31 @@ const char *cop_commands_guess(const char *word)
 static void print_options(FILE *out, const GOptionEntry *entries)
 {
 	for (; entries && entries->long_name; entries++) {
-		g_autofree char *left = g_strdup_printf(
-			"%s%c%s--%s%s%s", entries->short_name ? "-" : " ",
-			entries->short_name ? entries->short_name : ' ',
-			entries->short_name ? ", " : "  ", entries->long_name,
-			entries->arg_description ? " " : "",
-			entries->arg_description ? entries->arg_description : "");
+		g_autofree char *left =
+			g_strdup_printf("%s%c%s--%s%s%s", entries->short_name ? "-" : " ",
+					entries->short_name ? entries->short_name : ' ',
+					entries->short_name ? ", " : "  ", entries->long_name,
+					entries->arg_description ? " " : "",
+					entries->arg_description ? entries->arg_description : "");
 
 		fprintf(out, "  %-26s  %s\n", left, entries->description);
 	}
+}
+
+/* @text in lines of up to 80 columns. */
+static void print_wrapped(FILE *out, const char *text)
+{
+	g_auto(GStrv) words = g_strsplit(text, " ", -1);
+	size_t column = 0;
+
+	for (char **word = words; *word; word++) {
+		size_t len = strlen(*word);
+		gboolean fits = column + 1 + len <= 80;
+
+		fprintf(out, "%s%s", column == 0 ? "" : fits ? " " : "\n", *word);
+		column = column && fits ? column + 1 + len : len;
+	}
+	fputc('\n', out);
 }
 
 void cop_commands_help_one(FILE *out, const struct cop_command *command)
@@ -109,8 +141,10 @@ void cop_commands_help_one(FILE *out, const struct cop_command *command)
 	fprintf(out, "Usage: coppice %s%s%s%s\n\n%s.\n", command->name,
 		*command->arguments ? " " : "", command->arguments,
 		command->options ? " [OPTION...]" : "", command->summary);
-	if (command->details)
-		fprintf(out, "\n%s\n", command->details);
+	if (command->details) {
+		fputc('\n', out);
+		print_wrapped(out, command->details);
+	}
 	if (command->options) {
 		fputs("\nOptions:\n", out);
 		print_options(out, command->options);
@@ -123,7 +157,8 @@ static void print_rows(FILE *out, const char *group)
 {
 	for (size_t i = 0; cop_commands[i]; i++) {
 		if (!group || in_group(cop_commands[i], group))
-			fprintf(out, "  %-18s  %s\n", cop_commands[i]->name, cop_commands[i]->summary);
+			fprintf(out, "  %-18s  %s\n", cop_commands[i]->name,
+				cop_commands[i]->summary);
 	}
 }
 
@@ -137,13 +172,16 @@ void cop_commands_help_group(FILE *out, const char *group)
 void cop_commands_help(FILE *out)
 {
 	fputs("Usage: coppice [--dir DIR] [--json] COMMAND [ARGUMENT...]\n\n"
-	      "fork() for virtual machines: boot one, freeze it as a template, start any number of\n"
-	      "clones in milliseconds, each costing only what it changes.\n\nCommands:\n", out);
+	      "fork() for virtual machines: boot one, freeze it as a template, start any number "
+	      "of\n"
+	      "clones in milliseconds, each costing only what it changes.\n\nCommands:\n",
+	      out);
 	print_rows(out, NULL);
 	fputs("\nCommon options:\n", out);
 	print_options(out, cop_common_entries);
 	fputs("  -V, --version               Print the version of coppice (before a command only)\n"
-	      "\nThe state directory is --dir, else $COPPICE_DIR, else /var/lib/coppice for root and\n"
+	      "\nThe state directory is --dir, else $COPPICE_DIR, else /var/lib/coppice for root "
+	      "and\n"
 	      "~/.local/share/coppice for others. 'coppice COMMAND --help' tells more about one.\n",
 	      out);
 }

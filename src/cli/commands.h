@@ -32,8 +32,8 @@ void cop_commands_help(FILE *out);
 void cop_commands_help_group(FILE *out, const char *group);
 void cop_commands_help_one(FILE *out, const struct cop_command *command);
 
-extern const struct cop_command cop_cmd_run, cop_cmd_freeze, cop_cmd_clone, cop_cmd_fork, cop_cmd_ps,
-	cop_cmd_stats, cop_cmd_screenshot, cop_cmd_vnc, cop_cmd_console, cop_cmd_pause,
+extern const struct cop_command cop_cmd_run, cop_cmd_freeze, cop_cmd_clone, cop_cmd_fork,
+	cop_cmd_ps, cop_cmd_stats, cop_cmd_screenshot, cop_cmd_vnc, cop_cmd_console, cop_cmd_pause,
 	cop_cmd_resume, cop_cmd_stop, cop_cmd_start, cop_cmd_rm, cop_cmd_templates,
 	cop_cmd_template_rm, cop_cmd_template_inspect, cop_cmd_image_build, cop_cmd_image_ls,
 	cop_cmd_doctor, cop_cmd_version, cop_cmd_completion, cop_cmd_help;

@@ -19,8 +19,8 @@ gboolean cop_copies_set(JsonObject *request, const char *command, const char *co
 	    !cop_options_names("VM", names, error))
 		return FALSE;
 	if (nr_names && nr_names != nr)
-		return cop_failure_usage(error, "%s: %u times --name does not fit --count %u", command,
-					 nr_names, (unsigned)nr);
+		return cop_failure_usage(error, "%s: %u times --name does not fit --count %u",
+					 command, nr_names, (unsigned)nr);
 	json_object_set_int_member(request, "count", (gint64)nr);
 	*ret_nr = (unsigned)nr;
 	if (!nr_names)

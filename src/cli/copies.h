@@ -7,8 +7,8 @@
 
 /*
  * Set "count" and "names" in @request from the options --count @count and --name @names (both may
- * be NULL). Without --count there is a VM for each name, or one. Sets *@ret_nr to the number of VMs.
- * Returns FALSE with a usage error of @command.
+ * be NULL). Without --count there is a VM for each name, or one. Sets *@ret_nr to the number of
+ * VMs. Returns FALSE with a usage error of @command.
  */
 gboolean cop_copies_set(JsonObject *request, const char *command, const char *count,
 			char *const *names, unsigned *ret_nr, GError **error);

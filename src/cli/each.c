@@ -69,7 +69,8 @@ static void print_json(const struct cop_each *each, const struct one *ones, size
 	cop_output_json(document);
 }
 
-int cop_each_run(struct cop_cli *cli, const struct cop_each *each, char *const *names, GError **error)
+int cop_each_run(struct cop_cli *cli, const struct cop_each *each, char *const *names,
+		 GError **error)
 {
 	size_t nr = g_strv_length((char **)names);
 	g_autofree struct one *ones = g_new0(struct one, nr + 1);

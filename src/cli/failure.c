@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-G_DEFINE_QUARK(cop-cli-failure-quark, cop_failure)
+G_DEFINE_QUARK(cop - cli - failure - quark, cop_failure)
 
 static const char *const words[] = {
 	[COP_FAILURE_USAGE] = "usage",
@@ -80,9 +80,9 @@ gboolean cop_failure_from_json(GError **error, JsonObject *answer, unsigned http
 void cop_failure_take_apart(const GError *error, char **ret_message, char **ret_hint)
 {
 	const char *newline = strchr(error->message, '\n');
-	g_autofree char *message = newline ? g_strndup(error->message,
-						       (gsize)(newline - error->message))
-					   : g_strdup(error->message);
+	g_autofree char *message =
+		newline ? g_strndup(error->message, (gsize)(newline - error->message))
+			: g_strdup(error->message);
 
 	*ret_message = cop_text_clean(message);
 	*ret_hint = cop_text_clean(newline ? newline + 1 : "");

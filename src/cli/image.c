@@ -22,8 +22,8 @@ char *cop_image_dir(const struct cop_cli *cli, const char *option)
 static gboolean damaged(const char *image_path, GError **error, const char *what, const char *value)
 {
 	g_autofree char *name = g_path_get_basename(image_path);
-	g_autofree char *hint = g_strdup_printf("coppice image build %s --force --out %s", name,
-						image_path);
+	g_autofree char *hint =
+		g_strdup_printf("coppice image build %s --force --out %s", name, image_path);
 
 	return cop_failure_set(error, COP_FAILURE_DAMAGED, hint, "%s is no usable image: %s%s%s%s",
 			       image_path, what, value ? " '" : "", value ? value : "",

@@ -4,8 +4,8 @@
  *
  * image.json is an object: "format": 1, "name", "kind": "disk" (with "disk", "disk_format") or
  * "kernel" (with "kernel", and perhaps "initrd", "append"), and perhaps "memory_bytes", "cpus",
- * "display", "network". Other members are left alone. File names in it are plain names of files in the
- * directory.
+ * "display", "network". Other members are left alone. File names in it are plain names of files in
+ * the directory.
  */
 #ifndef COP_CLI_IMAGE_H
 #define COP_CLI_IMAGE_H

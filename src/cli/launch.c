@@ -24,7 +24,7 @@
 #include <unistd.h>
 
 /* How long the winner of a race may take to serve. */
-#define RACE_MS 15000
+#define RACE_MS	     15000
 #define RACE_STEP_MS 20
 /* The most that is shown of what a failed daemon said. */
 #define MAX_REASON_BYTES 2000
@@ -145,8 +145,8 @@ static gboolean make_dir(const char *dir, GError **error)
 static char *start(const char *program, const char *dir, GError **error)
 {
 	g_autofree char *log_path = g_build_filename(dir, "coppiced.log", NULL);
-	cop_auto_close int log_fd = open(log_path, O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC,
-					 0600);
+	cop_auto_close int log_fd =
+		open(log_path, O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
 	g_autofree char *number = NULL, *reason = NULL;
 	struct stat log;
 	int ready[2];
@@ -163,8 +163,8 @@ static char *start(const char *program, const char *dir, GError **error)
 		g_error("pipe: %s", g_strerror(errno));
 	number = g_strdup_printf("%d", ready[1]);
 	{
-		const char *const argv[] = {program, "--dir", dir, "--autostarted", "--ready-fd",
-					    number, NULL};
+		const char *const argv[] = {program,	  "--dir", dir, "--autostarted",
+					    "--ready-fd", number,  NULL};
 
 		pid = fork();
 		if (pid == 0)
@@ -194,23 +194,25 @@ gboolean cop_launch_daemon(const char *dir, GError **error)
 	if (status == 0)
 		return TRUE;
 	if (status == -ENAMETOOLONG)
-		return cop_failure_set(error, COP_FAILURE_UNREACHABLE, "choose a shorter --dir",
-				       "the path of the state directory is too long for a socket: %s",
-				       dir);
+		return cop_failure_set(
+			error, COP_FAILURE_UNREACHABLE, "choose a shorter --dir",
+			"the path of the state directory is too long for a socket: %s", dir);
 	if (status != -ENOENT && status != -ECONNREFUSED)
-		return cop_failure_set(error, COP_FAILURE_UNREACHABLE,
-				       status == -EACCES ? "it belongs to another user: use sudo, or "
-							   "your own --dir DIR"
-							 : NULL,
-				       "cannot connect to coppiced at %s: %s", path,
-				       g_strerror(-status));
+		return cop_failure_set(
+			error, COP_FAILURE_UNREACHABLE,
+			status == -EACCES ? "it belongs to another user: use sudo, or "
+					    "your own --dir DIR"
+					  : NULL,
+			"cannot connect to coppiced at %s: %s", path, g_strerror(-status));
 	program = find_daemon();
 	if (!program)
-		return cop_failure_set(error, COP_FAILURE_UNREACHABLE,
-				       "install coppiced beside coppice or in PATH, or start it "
-				       "yourself",
-				       "no daemon listens at %s, and there is no program 'coppiced' to "
-				       "start one", path);
+		return cop_failure_set(
+			error, COP_FAILURE_UNREACHABLE,
+			"install coppiced beside coppice or in PATH, or start it "
+			"yourself",
+			"no daemon listens at %s, and there is no program 'coppiced' to "
+			"start one",
+			path);
 	if (!make_dir(dir, error))
 		return FALSE;
 	reason = start(program, dir, &why);

@@ -47,7 +47,8 @@ static int read_leading(char **argv, struct cop_common_options *common, gboolean
 			common->help = TRUE;
 		} else if (strcmp(arg, "--version") == 0 || strcmp(arg, "-V") == 0) {
 			*ret_version = TRUE;
-		} else if (g_str_has_prefix(arg, "--dir=") || (strcmp(arg, "--dir") == 0 && argv[i + 1])) {
+		} else if (g_str_has_prefix(arg, "--dir=") ||
+			   (strcmp(arg, "--dir") == 0 && argv[i + 1])) {
 			g_free(common->dir);
 			common->dir = g_strdup(arg[5] ? arg + 6 : argv[++i]);
 		} else if (strcmp(arg, "--dir") == 0) {
@@ -83,7 +84,8 @@ static int no_command(char **words, gboolean help, GError **error)
 	}
 	guess = cop_commands_guess(words[0]);
 	if (guess)
-		cop_failure_usage(error, "unknown command '%s'; did you mean '%s'?", words[0], guess);
+		cop_failure_usage(error, "unknown command '%s'; did you mean '%s'?", words[0],
+				  guess);
 	else
 		cop_failure_usage(error, "unknown command '%s'", words[0]);
 	return COP_EXIT_USAGE;
@@ -98,11 +100,15 @@ static int run(const struct cop_command *command, char **argv, struct cop_common
 	void *values = NULL;
 	int status = COP_EXIT_OK;
 
+	if (leading->help) {
+		cop_commands_help_one(stdout, command);
+		return COP_EXIT_OK;
+	}
 	if (!cop_options_parse(command, argv, &common, &values, &args, error))
 		return COP_EXIT_USAGE;
 	cli->json = common.json || leading->json;
 	cli->dir = state_dir(common.dir ? common.dir : leading->dir);
-	if (common.help || leading->help)
+	if (common.help)
 		cop_commands_help_one(stdout, command);
 	else
 		status = command->run(cli, values, args, error);
@@ -117,7 +123,8 @@ static int flush(int status)
 	if (fflush(stdout) == 0 && !ferror(stdout))
 		return status;
 	if (errno != EPIPE)
-		fprintf(stderr, "coppice: cannot write to standard output: %s\n", g_strerror(errno));
+		fprintf(stderr, "coppice: cannot write to standard output: %s\n",
+			g_strerror(errno));
 	return status == COP_EXIT_OK ? COP_EXIT_FAILED : status;
 }
 

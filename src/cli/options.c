@@ -11,9 +11,10 @@ const GOptionEntry cop_common_entries[] = {
 	 "State directory, whose daemon is asked", "DIR"},
 	{"json", 0, 0, G_OPTION_ARG_NONE, COP_OPTION(cop_common_options, json),
 	 "Print the answer as JSON", NULL},
-	{"help", 'h', 0, G_OPTION_ARG_NONE, COP_OPTION(cop_common_options, help),
-	 "Print this help", NULL},
-	{NULL}};
+	{"help", 'h', 0, G_OPTION_ARG_NONE, COP_OPTION(cop_common_options, help), "Print this help",
+	 NULL},
+	{NULL},
+};
 
 /* Add @entries to @context with their offsets turned into addresses inside @values. */
 static GOptionEntry *add_entries(GOptionContext *context, const GOptionEntry *entries, void *values)
@@ -33,7 +34,8 @@ static GOptionEntry *add_entries(GOptionContext *context, const GOptionEntry *en
 }
 
 /* "clone: unknown option --foo" out of GLib's "Unknown option --foo". */
-static gboolean usage_from_glib(const struct cop_command *command, const GError *why, GError **error)
+static gboolean usage_from_glib(const struct cop_command *command, const GError *why,
+				GError **error)
 {
 	g_autofree char *text = g_strdup(why->message);
 
@@ -130,8 +132,9 @@ gboolean cop_options_number(const char *option, const char *text, uint64_t min, 
 {
 	if (!text || cop_text_parse_number(text, min, max, ret))
 		return TRUE;
-	return cop_failure_usage(error, "%s: '%s' is not a number from %" G_GUINT64_FORMAT " to %"
-				 G_GUINT64_FORMAT, option, text, (guint64)min, (guint64)max);
+	return cop_failure_usage(
+		error, "%s: '%s' is not a number from %" G_GUINT64_FORMAT " to %" G_GUINT64_FORMAT,
+		option, text, (guint64)min, (guint64)max);
 }
 
 gboolean cop_options_one_of(const char *option, const char *text, const char *const *allowed,
@@ -149,9 +152,10 @@ gboolean cop_options_name(const char *what, const char *text, GError **error)
 {
 	if (!text || cop_text_is_name(text))
 		return TRUE;
-	return cop_failure_usage(error, "'%s' is not a name for a %s: up to %d small letters, digits, "
-				 "'.', '_' and '-', a letter or digit first", text, what,
-				 COP_NAME_MAX);
+	return cop_failure_usage(error,
+				 "'%s' is not a name for a %s: up to %d small letters, digits, "
+				 "'.', '_' and '-', a letter or digit first",
+				 text, what, COP_NAME_MAX);
 }
 
 gboolean cop_options_names(const char *what, char *const *names, GError **error)

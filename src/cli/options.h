@@ -17,10 +17,10 @@ struct cop_common_options {
 extern const GOptionEntry cop_common_entries[];
 
 /*
- * Read @argv (NULL-terminated, element 0 is not read) for @command. Fills *@ret_common, *@ret_values
- * (command->options_bytes long, NULL when that is 0) and *@ret_args, the words that are no options;
- * the caller frees them with cop_options_free() and g_strfreev(). The number of words is checked,
- * except with --help. On failure nothing is set and *@error is a usage error.
+ * Read @argv (NULL-terminated, element 0 is not read) for @command. Fills *@ret_common,
+ * *@ret_values (command->options_bytes long, NULL when that is 0) and *@ret_args, the words that
+ * are no options; the caller frees them with cop_options_free() and g_strfreev(). The number of
+ * words is checked, except with --help. On failure nothing is set and *@error is a usage error.
  */
 gboolean cop_options_parse(const struct cop_command *command, char *const *argv,
 			   struct cop_common_options *ret_common, void **ret_values,

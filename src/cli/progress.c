@@ -15,8 +15,8 @@
 #include <unistd.h>
 
 #define FIRST_MS 300
-#define TICK_MS 100
-#define ASK_MS 300
+#define TICK_MS	 100
+#define ASK_MS	 300
 
 struct cop_progress {
 	GThread *thread;
@@ -71,8 +71,8 @@ static void draw(struct cop_progress *p)
 	g_mutex_unlock(&p->lock);
 	age = cop_text_duration((double)(g_get_monotonic_time() - p->begun_us) / 1000);
 	if (nr_expected > 1)
-		line = g_strdup_printf("\r\033[K%s: %u/%u %s, %s", p->text, MIN(nr_done, nr_expected),
-				       nr_expected, p->unit, age);
+		line = g_strdup_printf("\r\033[K%s: %u/%u %s, %s", p->text,
+				       MIN(nr_done, nr_expected), nr_expected, p->unit, age);
 	else
 		line = g_strdup_printf("\r\033[K%s: %s", p->text, age);
 	(void)!write(2, line, strlen(line)); /* a lost status line hurts nobody */

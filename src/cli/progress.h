@@ -13,9 +13,9 @@
 struct cop_progress;
 
 /*
- * Begin to show "TEXT 1.4 s", from 0.3 s on. @dir, when not NULL: also ask that directory's daemon now
- * and then, on a connection of its own, how many of @nr_expected VMs that did not exist at
- * the call are running, and show "3/16 running".
+ * Begin to show "TEXT 1.4 s", from 0.3 s on. @dir, when not NULL: also ask that directory's daemon
+ * now and then, on a connection of its own, how many of @nr_expected VMs that did not exist at the
+ * call are running, and show "3/16 running".
  */
 struct cop_progress *cop_progress_begin(const char *text, const char *dir, unsigned nr_expected);
 /* Show @nr_done of @nr_expected as done. Any thread. @progress may be NULL. */

@@ -14,7 +14,7 @@
 #include <string.h>
 
 #define MAX_OUTPUT_BYTES (64u * 1024 * 1024)
-#define READ_BYTES 32768
+#define READ_BYTES	 32768
 
 struct cop_proxy {
 	GSocketService *service;
@@ -190,8 +190,9 @@ struct cop_proxy *cop_proxy_new(const char *dir, const char *path, const char *a
 	if (!wanted || !g_socket_listener_add_address(G_SOCKET_LISTENER(proxy->service), wanted,
 						      G_SOCKET_TYPE_STREAM, G_SOCKET_PROTOCOL_TCP,
 						      NULL, &effective, &why)) {
-		cop_failure_set(error, COP_FAILURE_INTERNAL, NULL, "cannot listen at %s port %u: %s",
-				address, port, why ? why->message : "no such address");
+		cop_failure_set(error, COP_FAILURE_INTERNAL, NULL,
+				"cannot listen at %s port %u: %s", address, port,
+				why ? why->message : "no such address");
 		cop_proxy_free(proxy);
 		return NULL;
 	}

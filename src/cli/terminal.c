@@ -15,8 +15,8 @@
 static struct termios saved, wanted;
 static volatile sig_atomic_t raw;
 
-static const int deadly[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE, SIGABRT,
-			     SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGALRM, SIGUSR1, SIGUSR2};
+static const int deadly[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE, SIGABRT, SIGSEGV,
+			     SIGBUS, SIGFPE, SIGILL,  SIGALRM, SIGUSR1, SIGUSR2};
 
 static void restore(void)
 {

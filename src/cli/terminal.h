@@ -12,7 +12,8 @@
 
 /*
  * When standard input is a terminal, make it raw: keys arrive one by one, none makes a signal, none
- * is echoed; output goes as it is. Returns 0, 1 when it is no terminal (nothing is changed), or -errno.
+ * is echoed; output goes as it is. Returns 0, 1 when it is no terminal (nothing is changed), or
+ * -errno.
  */
 int cop_terminal_make_raw(void);
 

@@ -14,9 +14,11 @@ gboolean cop_text_parse_size(const char *text, uint64_t *ret_bytes)
 	if (!text || !g_ascii_isdigit(*text))
 		return FALSE;
 	for (; g_ascii_isdigit(*end); end++) {
-		if (value > (INT64_MAX - 9) / 10)
+		uint64_t digit = (uint64_t)(*end - '0');
+
+		if (value > (INT64_MAX - digit) / 10)
 			return FALSE;
-		value = value * 10 + (uint64_t)(*end - '0');
+		value = value * 10 + digit;
 	}
 	unit = *end ? strchr(units, g_ascii_toupper(*end)) : NULL;
 	if (unit) {

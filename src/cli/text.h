@@ -24,7 +24,8 @@ gboolean cop_text_parse_number(const char *text, uint64_t min, uint64_t max, uin
 
 /*
  * Read an escape key: "^X" is Ctrl-X, one printable ASCII character is itself, "none" is no key.
- * Sets *@ret_key to the byte, or to -1 for none. Returns FALSE and leaves *@ret_key alone otherwise.
+ * Sets *@ret_key to the byte, or to -1 for none. Returns FALSE and leaves *@ret_key alone
+ * otherwise.
  */
 gboolean cop_text_parse_key(const char *text, int *ret_key);
 
@@ -48,8 +49,8 @@ gboolean cop_text_is_safe_char(gunichar c);
 
 /*
  * A copy of @text, which may come from a guest, that can't move a cursor, start an escape sequence
- * or break a line: newlines and tabs become spaces, other unsafe characters and bytes that are not UTF-8
- * become '?'. NULL gives "". Caller frees.
+ * or break a line: newlines and tabs become spaces, other unsafe characters and bytes that are not
+ * UTF-8 become '?'. NULL gives "". Caller frees.
  */
 char *cop_text_clean(const char *text);
 

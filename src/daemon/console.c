@@ -6,13 +6,12 @@
  * and skips what has left the ring when it comes back. So nothing here grows.
  */
 #include "console.h"
+#include "sockets.h"
 
 #include <errno.h>
-#include <gio/gunixsocketaddress.h>
 #include <glib-unix.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define RING_BYTES (256u * 1024)
@@ -221,16 +220,11 @@ static gboolean on_readable(gint fd, GIOCondition condition, gpointer user)
 static gboolean attach(gpointer user)
 {
 	struct cop_console *c = user;
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 
-	g_strlcpy(addr.sun_path, c->path, sizeof(addr.sun_path));
 	if (!c->closed) {
-		c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-		if (c->fd >= 0 && connect(c->fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
+		c->fd = cop_socket_connect(c->path, SOCK_STREAM | SOCK_NONBLOCK);
+		if (c->fd < 0)
 			g_warning("no console at %s: %s", c->path, g_strerror(errno));
-			close(c->fd);
-			c->fd = -1;
-		}
 	}
 	if (c->fd >= 0)
 		c->read_source = g_unix_fd_add_full(G_PRIORITY_DEFAULT, c->fd,

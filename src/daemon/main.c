@@ -8,6 +8,7 @@
 #include "config.h"
 #include "gerror.h"
 #include "recover.h"
+#include "sockets.h"
 #include "state.h"
 
 #include <errno.h>
@@ -21,7 +22,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define IDLE_US (600 * G_USEC_PER_SEC)
@@ -79,23 +79,6 @@ static int lock_folder(struct cop_config *config, GError **error)
 		cop_gerror_set(error, COP_ERR_IN_USE, "another coppiced serves %s already",
 			       config->dir);
 		close(fd);
-		return -1;
-	}
-	return fd;
-}
-
-static int listen_api(const char *path, GError **error)
-{
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-	(void)unlink(path); /* of a daemon before us: we have the lock */
-	g_strlcpy(addr.sun_path, path, sizeof(addr.sun_path));
-	if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
-	    chmod(path, 0600) < 0 || listen(fd, 64) < 0) {
-		cop_gerror_errno(error, errno, "cannot listen at %s", path);
-		if (fd >= 0)
-			close(fd);
 		return -1;
 	}
 	return fd;
@@ -168,7 +151,7 @@ static gboolean serve(gpointer user)
 	GError *error = NULL;
 
 	d->state->active_us = g_get_monotonic_time();
-	d->listen_fd = listen_api(d->socket_path, &error);
+	d->listen_fd = cop_socket_listen(d->socket_path, SOCK_STREAM | SOCK_NONBLOCK, &error);
 	if (d->listen_fd >= 0)
 		d->api = cop_api_new(d->state, d->listen_fd, &error);
 	if (!d->api) {

@@ -8,6 +8,7 @@
 #include "json.h"
 #include "ops.h"
 #include "template.h"
+#include "sockets.h"
 #include "vm.h"
 
 #include <string.h>
@@ -96,7 +97,7 @@ static gboolean pick_ports(struct cop_state *state, GPtrArray *vms, gboolean ssh
 	for (guint i = 0; ssh && i < vms->len; i++) {
 		struct cop_vm *vm = vms->pdata[i];
 
-		vm->ssh_port = cop_vm_free_port(state, error);
+		vm->ssh_port = cop_socket_free_port(state, error);
 		if (!vm->ssh_port)
 			return FALSE;
 	}

@@ -107,12 +107,9 @@ static gboolean prepare_disks(struct freeze *f, GError **error)
 
 	for (guint i = 0; i < machine->disks->len; i++) {
 		struct cop_disk *disk = machine->disks->pdata[i];
-		g_autofree char *top_path =
-			cop_state_layer_path(f->state, cop_disk_top(disk));
 		g_autofree char *seed = g_strdup_printf("%s/seed-%u.qcow2", f->dir, i);
 		g_autofree char *overlay_path = NULL;
 		struct cop_layer *overlay = cop_disk_new_overlay(f->state, disk, NULL, error);
-		int fd;
 
 		if (!overlay)
 			return FALSE;
@@ -122,14 +119,23 @@ static gboolean prepare_disks(struct freeze *f, GError **error)
 		    (!f->stop &&
 		     !hand_overlay(f, overlay, (unsigned)g_atomic_int_add(&set_counter, 1), error)))
 			return FALSE;
-		/* What is written out now need not be in the window. */
-		fd = open(top_path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	}
+	return TRUE;
+}
+
+/* What the host writes out now need not be written in the window, where QEMU flushes. */
+static void flush_early(struct freeze *f)
+{
+	for (guint i = 0; i < f->vm->machine->disks->len; i++) {
+		g_autofree char *path = cop_state_layer_path(
+			f->state, cop_disk_top(f->vm->machine->disks->pdata[i]));
+		int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
 		if (fd >= 0) {
 			(void)fdatasync(fd); /* an error shows again in the window */
 			close(fd);
 		}
 	}
-	return TRUE;
 }
 
 static gboolean save_intent(struct freeze *f, GError **error)
@@ -377,6 +383,7 @@ static gboolean freeze_steps(struct freeze *f, struct cop_template *tpl, GError 
 	if (!f->ram || !cop_vm_send_state_fd(f->vm, f->state_fd, error) || !save_intent(f, error))
 		return FALSE;
 	cop_fault_point("freeze-intent");
+	flush_early(f);
 	ok = window(f, error);
 	cop_fault_point("freeze-window-over");
 	/* The kernel knows what the VM maps now, also when a step failed. */

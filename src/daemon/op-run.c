@@ -5,6 +5,7 @@
 #include "json.h"
 #include "ops.h"
 #include "ram.h"
+#include "sockets.h"
 #include "vm.h"
 
 #include <errno.h>
@@ -190,7 +191,7 @@ static gboolean run_reserved(struct cop_vm *vm, struct cop_machine *machine, gbo
 	g_mutex_lock(&state->lock);
 	vm->machine = machine;
 	g_mutex_unlock(&state->lock);
-	if (ssh && !(vm->ssh_port = cop_vm_free_port(state, error)))
+	if (ssh && !(vm->ssh_port = cop_socket_free_port(state, error)))
 		return FALSE;
 	return cop_file_mkdir(dir, 0711, error) && boot(vm, error);
 }

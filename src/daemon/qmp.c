@@ -11,6 +11,7 @@
 #include "qmp.h"
 #include "gerror.h"
 #include "json.h"
+#include "sockets.h"
 
 #include <errno.h>
 #include <gio/gio.h>
@@ -18,7 +19,6 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define MAX_LINE_BYTES (4 * 1024 * 1024)
@@ -178,33 +178,6 @@ static gboolean on_readable(gint fd, GIOCondition condition, gpointer user)
 	return alive ? G_SOURCE_CONTINUE : G_SOURCE_REMOVE;
 }
 
-static int connect_socket(const char *path, gint64 deadline_us, GError **error)
-{
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	int fd;
-
-	if (strlen(path) >= sizeof(addr.sun_path)) {
-		cop_gerror_set(error, COP_ERR_INTERNAL, "socket path too long: %s", path);
-		return -1;
-	}
-	g_strlcpy(addr.sun_path, path, sizeof(addr.sun_path));
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0) {
-		cop_gerror_errno(error, errno, "socket");
-		return -1;
-	}
-	while (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
-		if (errno != EAGAIN || g_get_monotonic_time() > deadline_us) {
-			cop_gerror_errno(error, errno, "cannot connect to QEMU's monitor at %s",
-					path);
-			close(fd);
-			return -1;
-		}
-		g_usleep(1000);
-	}
-	return fd;
-}
-
 static gboolean wait_greeting(struct cop_qmp *qmp, gint64 deadline_us, GError **error)
 {
 	g_autoptr(GPtrArray) events =
@@ -249,10 +222,12 @@ struct cop_qmp *cop_qmp_connect(const char *path, int timeout_ms, cop_qmp_event_
 {
 	gint64 deadline_us = g_get_monotonic_time() + timeout_ms * 1000LL;
 	g_autoptr(cop_qmp) qmp = NULL;
-	int fd = connect_socket(path, deadline_us, error);
+	int fd = cop_socket_connect(path, SOCK_STREAM);
 
-	if (fd < 0)
+	if (fd < 0) {
+		cop_gerror_errno(error, errno, "cannot connect to QEMU's monitor at %s", path);
 		return NULL;
+	}
 	qmp = g_new0(struct cop_qmp, 1);
 	g_atomic_ref_count_init(&qmp->refs);
 	g_mutex_init(&qmp->lock);

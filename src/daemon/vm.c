@@ -17,18 +17,17 @@
 #include "launch.h"
 #include "qmp.h"
 #include "ram.h"
+#include "sockets.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -57,95 +56,11 @@ uint64_t cop_vm_pid_start(pid_t pid)
 	return start;
 }
 
-static JsonObject *times_to_json(const struct cop_start_times *t)
+static int listen_in(const char *dir, const char *name, int type, GError **error)
 {
-	JsonObject *obj = json_object_new();
-
-	json_object_set_double_member(obj, "spawn_ms", t->spawn_ms);
-	json_object_set_double_member(obj, "qmp_ms", t->qmp_ms);
-	json_object_set_double_member(obj, "load_ms", t->load_ms);
-	json_object_set_double_member(obj, "total_ms", t->total_ms);
-	return obj;
-}
-
-gboolean cop_vm_save(struct cop_vm *vm, GError **error)
-{
-	g_autofree char *dir = cop_state_vm_dir(vm->state, vm->id);
-	g_autofree char *path = g_build_filename(dir, "vm.json", NULL);
-	g_autoptr(JsonObject) obj = json_object_new();
-
-	g_mutex_lock(&vm->state->lock);
-	json_object_set_int_member(obj, "format", 1);
-	json_object_set_string_member(obj, "name", vm->name);
-	json_object_set_string_member(obj, "state", cop_vm_state_word(vm->run));
-	json_object_set_string_member(obj, "reason", vm->reason);
-	cop_json_set_str(obj, "template", vm->template);
-	json_object_set_int_member(obj, "pid", vm->pid);
-	json_object_set_int_member(obj, "pid_start", (gint64)vm->pid_start);
-	cop_json_set_str(obj, "ram_id", vm->ram_id);
-	json_object_set_boolean_member(obj, "ram_shared", vm->ram_shared);
-	json_object_set_int_member(obj, "ssh_port", vm->ssh_port);
-	json_object_set_int_member(obj, "created_s", vm->created_s);
-	if (vm->started_once)
-		json_object_set_object_member(obj, "start", times_to_json(&vm->start));
-	json_object_set_object_member(obj, "machine", cop_machine_to_json(vm->machine));
-	if (vm->intent)
-		json_object_set_object_member(obj, "intent", json_object_ref(vm->intent));
-	g_mutex_unlock(&vm->state->lock);
-	return cop_json_save(path, obj, FALSE, error);
-}
-
-static int listen_at(const char *dir, const char *name, int type, GError **error)
-{
-	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	g_autofree char *path = g_build_filename(dir, name, NULL);
-	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
 
-	(void)unlink(path); /* of an earlier run, or nothing */
-	g_strlcpy(addr.sun_path, path, sizeof(addr.sun_path));
-	if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
-	    chmod(path, 0600) < 0 || listen(fd, 8) < 0) {
-		cop_gerror_errno(error, errno, "cannot listen at %s", path);
-		if (fd >= 0)
-			close(fd);
-		return -1;
-	}
-	return fd;
-}
-
-static gboolean port_taken(struct cop_state *state, unsigned port)
-{
-	GHashTableIter iter;
-	struct cop_vm *vm;
-	gboolean taken = FALSE;
-
-	g_mutex_lock(&state->lock);
-	g_hash_table_iter_init(&iter, state->vms);
-	while (g_hash_table_iter_next(&iter, NULL, (void **)&vm))
-		taken = taken || vm->ssh_port == port;
-	g_mutex_unlock(&state->lock);
-	return taken;
-}
-
-unsigned cop_vm_free_port(struct cop_state *state, GError **error)
-{
-	for (int tries = 0; tries < 100; tries++) {
-		struct sockaddr_in addr = {.sin_family = AF_INET,
-					   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-		socklen_t len = sizeof(addr);
-		int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-		unsigned port = 0;
-
-		if (fd >= 0 && bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 &&
-		    getsockname(fd, (struct sockaddr *)&addr, &len) == 0)
-			port = ntohs(addr.sin_port);
-		if (fd >= 0)
-			close(fd);
-		if (port && !port_taken(state, port))
-			return port;
-	}
-	cop_gerror_set(error, COP_ERR_INTERNAL, "cannot find a free port of 127.0.0.1 for ssh");
-	return 0;
+	return cop_socket_listen(path, type, error);
 }
 
 /* Last lines of QEMU's output, for an error message. */
@@ -332,15 +247,15 @@ static gboolean prepare(struct cop_vm *vm, struct cop_launch *launch, const char
 				     .incoming = incoming};
 	int fd;
 
-	fd = listen_at(dir, "qmp.sock", SOCK_STREAM, error);
+	fd = listen_in(dir, "qmp.sock", SOCK_STREAM, error);
 	if (fd < 0)
 		return FALSE;
 	run.qmp_fd = cop_launch_fd(launch, fd);
-	fd = listen_at(dir, "con.sock", SOCK_STREAM, error);
+	fd = listen_in(dir, "con.sock", SOCK_STREAM, error);
 	if (fd < 0)
 		return FALSE;
 	run.console_fd = cop_launch_fd(launch, fd);
-	fd = listen_at(dir, "shim.sock", SOCK_SEQPACKET, error);
+	fd = listen_in(dir, "shim.sock", SOCK_SEQPACKET, error);
 	if (fd < 0 || !cop_ram_launch(vm->state, launch, dir, uid, vm->ram_id, vm->ram_shared,
 				      vm->machine->memory_bytes, fd, error))
 		return FALSE;
@@ -364,7 +279,7 @@ static gboolean connect_all(struct cop_vm *vm, const char *dir, int timeout_ms, 
 	if (!qmp)
 		return FALSE;
 	if (vga) {
-		vnc_fd = listen_at(dir, "vnc.sock", SOCK_STREAM, error);
+		vnc_fd = listen_in(dir, "vnc.sock", SOCK_STREAM, error);
 		if (vnc_fd < 0) {
 			cop_qmp_close(qmp);
 			return FALSE;
@@ -579,63 +494,6 @@ void cop_vm_kill(struct cop_vm *vm)
 		g_warning("QEMU of VM '%s' does not go", vm->name);
 }
 
-struct cop_vm *cop_vm_read(struct cop_state *state, unsigned id, GError **error)
-{
-	g_autofree char *dir = cop_state_vm_dir(state, id);
-	g_autofree char *path = g_build_filename(dir, "vm.json", NULL);
-	g_autoptr(JsonObject) obj = cop_json_load(path, error);
-	struct cop_machine *machine;
-	const char *name, *word;
-	JsonObject *start, *intent;
-	struct cop_vm *vm;
-
-	if (!obj)
-		return NULL;
-	name = cop_json_str(obj, "name", "", NULL);
-	machine = cop_machine_from_json(cop_json_obj(obj, "machine"), error);
-	if (!machine)
-		return NULL;
-	if (!cop_name_valid(name) || g_hash_table_contains(state->vms, name)) {
-		cop_gerror_set(error, COP_ERR_DAMAGED, "%s: no proper name", path);
-		cop_machine_free(machine);
-		return NULL;
-	}
-	vm = g_new0(struct cop_vm, 1);
-	g_atomic_ref_count_init(&vm->refs);
-	vm->state = state;
-	vm->name = g_strdup(name);
-	vm->id = id;
-	vm->busy = "";
-	vm->machine = machine;
-	vm->pidfd = vm->vnc_fd = -1;
-	vm->reason = g_strdup(cop_json_str(obj, "reason", "", NULL));
-	vm->template = g_strdup(cop_json_str(obj, "template", NULL, NULL));
-	vm->pid = (pid_t)cop_json_int(obj, "pid", 0, NULL);
-	vm->pid_start = (uint64_t)cop_json_int(obj, "pid_start", 0, NULL);
-	vm->ram_id = g_strdup(cop_json_str(obj, "ram_id", NULL, NULL));
-	vm->ram_shared = cop_json_bool(obj, "ram_shared", FALSE, NULL);
-	vm->ssh_port = (unsigned)cop_json_int(obj, "ssh_port", 0, NULL);
-	vm->created_s = cop_json_int(obj, "created_s", 0, NULL);
-	word = cop_json_str(obj, "state", "failed", NULL);
-	vm->run = COP_VM_FAILED;
-	for (int s = COP_VM_STARTING; s <= COP_VM_FAILED; s++) {
-		if (strcmp(word, cop_vm_state_word((enum cop_vm_state)s)) == 0)
-			vm->run = (enum cop_vm_state)s;
-	}
-	start = cop_json_obj(obj, "start");
-	if (start) {
-		vm->started_once = TRUE;
-		vm->start.spawn_ms = cop_json_double(start, "spawn_ms", 0);
-		vm->start.qmp_ms = cop_json_double(start, "qmp_ms", 0);
-		vm->start.load_ms = cop_json_double(start, "load_ms", 0);
-		vm->start.total_ms = cop_json_double(start, "total_ms", 0);
-	}
-	intent = cop_json_obj(obj, "intent");
-	vm->intent = intent ? json_object_ref(intent) : NULL;
-	g_hash_table_insert(state->vms, vm->name, vm);
-	return vm;
-}
-
 static gboolean query_running(struct cop_vm *vm, gboolean *ret_running, char **ret_status,
 			      GError **error)
 {
@@ -682,81 +540,4 @@ void cop_vm_adopt(struct cop_vm *vm)
 	g_mutex_lock(&vm->state->lock);
 	vm->run = running ? COP_VM_RUNNING : COP_VM_PAUSED;
 	g_mutex_unlock(&vm->state->lock);
-}
-
-static JsonObject *use_to_json(const struct cop_ram_use *use, uint64_t given)
-{
-	JsonObject *obj = json_object_new();
-
-	json_object_set_int_member(obj, "given_bytes", (gint64)given);
-	json_object_set_int_member(obj, "private_bytes", (gint64)use->private_bytes);
-	json_object_set_int_member(obj, "shared_bytes", (gint64)use->shared_bytes);
-	json_object_set_int_member(obj, "vmm_bytes", (gint64)use->vmm_bytes);
-	return obj;
-}
-
-JsonObject *cop_vm_to_json(struct cop_vm *vm, gboolean measure)
-{
-	JsonObject *obj = json_object_new();
-	g_autoptr(GDateTime) when = g_date_time_new_from_unix_utc(vm->created_s);
-	g_autofree char *created = g_date_time_format_iso8601(when);
-	g_autofree char *ram_path = NULL;
-	struct cop_machine *machine = NULL;
-	gboolean alive, ram_shared;
-	struct cop_ram_use use;
-	pid_t pid;
-
-	g_mutex_lock(&vm->state->lock);
-	alive = cop_vm_alive(vm);
-	pid = vm->pid;
-	ram_shared = vm->ram_shared;
-	if (vm->ram_id)
-		ram_path = cop_state_ram_path(vm->state, vm->ram_id);
-	if (vm->machine)
-		machine = cop_machine_copy(vm->machine);
-	json_object_set_string_member(obj, "name", vm->name);
-	json_object_set_int_member(obj, "id", vm->id);
-	json_object_set_string_member(obj, "state", cop_vm_state_word(vm->run));
-	json_object_set_string_member(obj, "reason", vm->reason);
-	json_object_set_string_member(obj, "busy", vm->busy);
-	cop_json_set_str(obj, "template", vm->template);
-	if (pid)
-		json_object_set_int_member(obj, "pid", pid);
-	else
-		json_object_set_null_member(obj, "pid");
-	if (vm->ssh_port)
-		json_object_set_int_member(obj, "ssh_port", vm->ssh_port);
-	else
-		json_object_set_null_member(obj, "ssh_port");
-	if (vm->vnc_fd >= 0) {
-		g_autofree char *dir = cop_state_vm_dir(vm->state, vm->id);
-		g_autofree char *path = g_build_filename(dir, "vnc.sock", NULL);
-
-		json_object_set_string_member(obj, "vnc_socket", path);
-	} else {
-		json_object_set_null_member(obj, "vnc_socket");
-	}
-	if (vm->started_once)
-		json_object_set_object_member(obj, "start", times_to_json(&vm->start));
-	else
-		json_object_set_null_member(obj, "start");
-	g_mutex_unlock(&vm->state->lock);
-
-	json_object_set_string_member(obj, "accel", machine ? machine->accel : "tcg");
-	json_object_set_string_member(obj, "engine", "kernel");
-	json_object_set_int_member(obj, "memory_bytes",
-				   machine ? (gint64)machine->memory_bytes : 0);
-	json_object_set_int_member(obj, "cpus", machine ? machine->cpus : 0);
-	json_object_set_string_member(obj, "display", machine ? machine->display : "none");
-	json_object_set_string_member(obj, "network", machine ? machine->network : "none");
-	json_object_set_string_member(obj, "created", created);
-	json_object_set_int_member(obj, "disk_bytes",
-				   (gint64)cop_disk_top_bytes(vm->state, machine));
-	if (measure && alive && ram_path && cop_ram_measure(pid, ram_path, ram_shared, &use))
-		json_object_set_object_member(obj, "memory",
-					      use_to_json(&use, machine->memory_bytes));
-	else
-		json_object_set_null_member(obj, "memory");
-	cop_machine_free(machine);
-	return obj;
 }

@@ -33,8 +33,6 @@ void cop_vm_adopt(struct cop_vm *vm);
 /* JSON for the API; measure reads the process's memory. Takes the lock. */
 JsonObject *cop_vm_to_json(struct cop_vm *vm, gboolean measure);
 
-/* A port of 127.0.0.1 that nobody listens at and no VM has; 0 with error set. */
-unsigned cop_vm_free_port(struct cop_state *state, GError **error);
 /* Start time of a process, 0 when there is none. */
 uint64_t cop_vm_pid_start(pid_t pid);
 

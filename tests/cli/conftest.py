@@ -35,14 +35,15 @@ class Coppice:
         self.folder = folder
         self.bin = BIN
         self.env = {"PATH": "/nonexistent", "COPPICE_DIR": str(folder), "TERM": "xterm", "LC_ALL": "C.UTF-8",
+                    "G_DEBUG": "fatal-warnings",
                     **{k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")}}
 
     def __call__(self, *args, status=0, **kwargs):
-        kwargs.setdefault("stdin", subprocess.DEVNULL if "input" not in kwargs else None)
-        kwargs = {k: v for k, v in kwargs.items() if not (k == "stdin" and v is None)}
+        if "input" not in kwargs:
+            kwargs["stdin"] = subprocess.DEVNULL
         result = subprocess.run([self.bin, *args], capture_output=True, env=self.env, timeout=60, cwd=self.folder,
                                 **kwargs)
-        result.out, result.err = result.stdout.decode(), result.stderr.decode()
+        result.out, result.err = result.stdout.decode(errors="replace"), result.stderr.decode()
         assert result.returncode == status, (args, result.out, result.err)
         return result
 

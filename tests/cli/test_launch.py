@@ -2,10 +2,10 @@
 """Finding and starting the daemon. A script named coppiced beside a copy of the binary plays it."""
 import os
 import shutil
+import socket
 import stat
 import sys
 import textwrap
-import time
 
 import pytest
 
@@ -43,7 +43,7 @@ SERVE = f"""
 from fake_daemon import FakeDaemon
 (state / "seen").write_text(repr((sys.argv[1:], os.getsid(0) == os.getpid(), os.getcwd(),
                                   [os.readlink(f"/proc/self/fd/{{i}}") for i in (0, 1, 2)],
-                                  sorted(os.listdir("/proc/self/fd"))[:-1])))
+                                  [i for i in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{{i}}")])))
 daemon = FakeDaemon(state)
 daemon.on("GET /v1/version", 200, {VERSION!r})
 ready()
@@ -101,7 +101,6 @@ def test_waits_for_the_winner_of_a_race(alone, folder):
 
 # Catches: a stale socket that is taken for a daemon; a program that can't be run.
 def test_stale_socket_and_unusable_program(alone, folder):
-    import socket
     (folder / "state").mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as s:
         s.bind(str(folder / "state/coppiced.sock"))
