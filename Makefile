@@ -7,11 +7,12 @@ IMAGES := $(CACHE)/images
 
 PACKAGES := $(shell grep -v '^\#' packages.txt) $(shell cat image/host-packages.txt)
 
-.PHONY: help deps build build-asan images check demo bench deb clean distclean install
+.PHONY: help deps build build-asan images check demo bench clean distclean install
 
 help:
 	@echo 'make demo      16 desktops of 1 GB in a cgroup of 5 GB, with a picture (KEEP=1: leave them running; MORE=1: also idle, and after disk reads)'
 	@echo 'make check     build, run every test'
+	@echo 'make bench     where a clone'"'"'s time goes, into build/bench/'
 	@echo 'make build     build into build/'
 	@echo 'make images    build the guest images into $(IMAGES)'
 	@echo 'make install   install below PREFIX (default /usr/local)'
@@ -50,6 +51,9 @@ check: build build-asan images
 demo: build
 	image/build desktop --out $(IMAGES)/desktop --cache $(CACHE)/packages
 	$(PYTHON) demo/demo.py --images $(IMAGES) --out build/demo $(if $(KEEP),--keep) $(if $(MORE),--more)
+
+bench: build images
+	$(PYTHON) bench/clones.py
 
 install: build
 	meson install -C build

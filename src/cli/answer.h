@@ -26,8 +26,8 @@ JsonObject *cop_answer_element(JsonArray *array, guint i);
 /* Element number @i when it is a string, or "". */
 const char *cop_answer_element_string(JsonArray *array, guint i);
 
-/* @text, @len_bytes long (-1: until its NUL), as an object that the caller owns; NULL with *@error.
- */
+/* The object in @text, which is @len_bytes long (-1: until its NUL); the caller owns it. NULL with
+ * *@error set when there is none. */
 JsonObject *cop_answer_parse(const char *text, gssize len_bytes, GError **error);
 
 #endif

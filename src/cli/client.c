@@ -34,9 +34,9 @@ struct cop_client *cop_client_new(const char *dir)
 	g_autoptr(GSocketAddress) address = g_unix_socket_address_new(path);
 
 	client->dir = g_strdup(dir);
-	client->session =
-		soup_session_new_with_options("remote-connectable", address, "timeout", 0,
-					      "idle-timeout", 0, "user-agent", "coppice", NULL);
+	client->session = soup_session_new_with_options("remote-connectable", address, "timeout", 0,
+							"idle-timeout", 0, "proxy-resolver", NULL,
+							"user-agent", "coppice", NULL);
 	return client;
 }
 

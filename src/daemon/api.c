@@ -83,28 +83,16 @@ static JsonObject *get_stats(struct job *job, GError **error)
 	return cop_stats(job->api->state);
 }
 
-static int by_vm_name(gconstpointer a, gconstpointer b)
-{
-	const struct cop_vm *const *x = a, *const *y = b;
-
-	return (*x)->id < (*y)->id ? -1 : (*x)->id > (*y)->id;
-}
-
 static JsonObject *list_vms(struct job *job, GError **error)
 {
 	struct cop_state *state = job->api->state;
-	g_autoptr(GPtrArray) vms = g_ptr_array_new_with_free_func((GDestroyNotify)cop_vm_unref);
+	g_autoptr(GPtrArray) vms = NULL;
 	JsonObject *obj = json_object_new();
 	JsonArray *arr = json_array_new();
-	GHashTableIter iter;
-	struct cop_vm *vm;
 
 	g_mutex_lock(&state->lock);
-	g_hash_table_iter_init(&iter, state->vms);
-	while (g_hash_table_iter_next(&iter, NULL, (void **)&vm))
-		g_ptr_array_add(vms, cop_vm_ref(vm));
+	vms = cop_state_all_vms(state);
 	g_mutex_unlock(&state->lock);
-	g_ptr_array_sort(vms, by_vm_name);
 	for (guint i = 0; i < vms->len; i++)
 		json_array_add_object_element(arr, cop_vm_to_json(vms->pdata[i], job->flag));
 	json_object_set_array_member(obj, "vms", arr);

@@ -8,7 +8,11 @@
 #include <unistd.h>
 
 #define DEFAULT_CONFIG_FILE "/etc/coppice/coppiced.conf"
-/* A socket's path has at most 107 bytes; the longest of ours is DIR/vms/1023/qmp.sock. */
+/* Clones started side by side, a processor. More: the last one runs sooner, as clones that run take
+ * time from those that start; fewer: the first one has more to itself, and answers sooner
+ * (docs/BENCHMARKING.md has the figures). */
+#define CLONE_WORKERS_A_CPU 2
+/* A socket's path has at most 107 bytes; the longest of ours is DIR/vms/1023/shim.sock. */
 #define MAX_DIR_BYTES 85
 
 gboolean cop_config_parse_size(const char *text, uint64_t *ret_bytes)
@@ -103,7 +107,7 @@ static void set_default_dirs(struct cop_config *c)
 		c->cgroup = g_strdup_printf("coppice-%s", hash);
 }
 
-struct cop_config *cop_config_new(int *argc, char ***argv, GError **error)
+struct cop_config *cop_config_new(int *argc, char ***argv, int *ret_ready_fd, GError **error)
 {
 	struct cop_config *c = g_new0(struct cop_config, 1);
 	g_autoptr(GKeyFile) file = g_key_file_new();
@@ -134,18 +138,18 @@ struct cop_config *cop_config_new(int *argc, char ***argv, GError **error)
 		{"memory-limit", 0, 0, G_OPTION_ARG_STRING, &limit,
 		 "Hard limit of that cgroup (default none)", "SIZE"},
 		{"clone-workers", 0, 0, G_OPTION_ARG_INT, &workers,
-		 "Clones started side by side (default the number of processors)", "N"},
+		 "Clones started side by side (default 2 a processor)", "N"},
 		{"uid-base", 0, 0, G_OPTION_ARG_INT, &uid_base,
 		 "VM number N runs as user id UID + N when the daemon is root (default 878000000)",
 		 "UID"},
 		{"autostarted", 0, 0, G_OPTION_ARG_NONE, &c->autostarted,
 		 "End when there is nothing to look after for ten minutes", NULL},
-		{"ready-fd", 0, 0, G_OPTION_ARG_INT, &c->ready_fd,
+		{"ready-fd", 0, 0, G_OPTION_ARG_INT, ret_ready_fd,
 		 "Write 'ready' or an error to this descriptor", "FD"},
 		{"version", 0, 0, G_OPTION_ARG_NONE, &version, "Print the version", NULL},
 		{NULL}};
 
-	c->ready_fd = -1;
+	*ret_ready_fd = -1;
 	context = g_option_context_new("- looks after coppice's VMs and templates");
 	g_option_context_add_main_entries(context, entries, NULL);
 	if (!g_option_context_parse(context, argc, argv, error))
@@ -190,8 +194,8 @@ struct cop_config *cop_config_new(int *argc, char ***argv, GError **error)
 	    !take_size(error, "memory-limit", limit, &c->cgroup_limit_bytes))
 		goto fail;
 	c->uid_base = (uid_t)uid_base;
-	c->clone_workers = workers > 0 ? (unsigned)MIN(workers, 64)
-				       : MAX(2, (unsigned)g_get_num_processors());
+	c->clone_workers = workers > 0 ? (unsigned)MIN(workers, 64) : MIN(64, CLONE_WORKERS_A_CPU *
+							 (unsigned)g_get_num_processors());
 	if (!c->qemu)
 		c->qemu = g_find_program_in_path("qemu-system-x86_64");
 	c->qemu_img = g_find_program_in_path("qemu-img");

@@ -21,12 +21,12 @@ struct cop_config {
 	unsigned clone_workers;	   /* clones started side by side */
 	uid_t uid_base;		   /* VM number n runs as user uid_base + n when the daemon is root */
 	gboolean autostarted;
-	int ready_fd;
 	char *config_file;
 };
 
-/* Takes the options out of argv. Caller frees the result. */
-struct cop_config *cop_config_new(int *argc, char ***argv, GError **error);
+/* Takes the options out of argv. Caller frees the result. *ret_ready_fd: the value of --ready-fd, or
+ * -1, also on failure, for telling it. */
+struct cop_config *cop_config_new(int *argc, char ***argv, int *ret_ready_fd, GError **error);
 void cop_config_free(struct cop_config *config);
 
 /* "512M", "1G", "1GiB", "4096": FALSE when it is none of these or too large. */

@@ -34,7 +34,7 @@ struct daemon {
 	struct cop_api *api;
 	GMainLoop *loop;
 	char *socket_path;
-	int listen_fd;
+	int listen_fd, ready_fd;
 	gboolean failed, ending;
 };
 
@@ -155,13 +155,13 @@ static gboolean serve(gpointer user)
 	if (d->listen_fd >= 0)
 		d->api = cop_api_new(d->state, d->listen_fd, &error);
 	if (!d->api) {
-		d->failed = fail(d->config->ready_fd, error) != 0;
+		d->failed = fail(d->ready_fd, error) != 0;
 		g_main_loop_quit(d->loop);
 		return G_SOURCE_REMOVE;
 	}
 	g_timeout_add_seconds(TICK_S, on_tick, d);
 	g_message("serving at %s", d->socket_path);
-	tell(d->config->ready_fd, "ready\n");
+	tell(d->ready_fd, "ready\n");
 	return G_SOURCE_REMOVE;
 }
 
@@ -189,16 +189,16 @@ int main(int argc, char **argv)
 		files.rlim_cur = files.rlim_max;
 		(void)setrlimit(RLIMIT_NOFILE, &files); /* the limit it has will do for some VMs */
 	}
-	d.config = cop_config_new(&argc, &argv, &error);
+	d.config = cop_config_new(&argc, &argv, &d.ready_fd, &error);
 	if (!d.config) {
-		fail(-1, error);
+		fail(d.ready_fd, error);
 		return 2;
 	}
 	d.state = cop_state_new(d.config);
 	lock_fd = lock_folder(d.config, &error);
 	if (lock_fd < 0 || !cop_cgroup_enter(d.state, &error) ||
 	    !cop_recover_read(d.state, &error)) {
-		int status = fail(d.config->ready_fd, error);
+		int status = fail(d.ready_fd, error);
 
 		cop_cgroup_leave(d.state);
 		return status;
@@ -213,6 +213,7 @@ int main(int argc, char **argv)
 	g_thread_join(adopt);
 	cop_api_free(d.api);
 	(void)unlink(d.socket_path);
+	(void)rmdir(d.config->ram_dir); /* stays while there are images in it */
 	cop_cgroup_leave(d.state);
 	g_main_loop_unref(d.loop);
 	cop_state_free(d.state);

@@ -100,24 +100,13 @@ gboolean cop_recover_read(struct cop_state *state, GError **error)
 	return TRUE;
 }
 
-static GPtrArray *all_vms(struct cop_state *state)
-{
-	GPtrArray *vms = g_ptr_array_new_with_free_func((GDestroyNotify)cop_vm_unref);
-	GHashTableIter iter;
-	struct cop_vm *vm;
-
-	g_mutex_lock(&state->lock);
-	g_hash_table_iter_init(&iter, state->vms);
-	while (g_hash_table_iter_next(&iter, NULL, (void **)&vm))
-		g_ptr_array_add(vms, cop_vm_ref(vm));
-	g_mutex_unlock(&state->lock);
-	return vms;
-}
-
 void cop_recover_adopt(struct cop_state *state)
 {
-	g_autoptr(GPtrArray) vms = all_vms(state);
+	g_autoptr(GPtrArray) vms = NULL;
 
+	g_mutex_lock(&state->lock);
+	vms = cop_state_all_vms(state);
+	g_mutex_unlock(&state->lock);
 	for (guint i = 0; i < vms->len; i++) {
 		struct cop_vm *vm = vms->pdata[i];
 		gboolean was_starting = vm->run == COP_VM_STARTING;

@@ -147,6 +147,26 @@ const char *cop_vm_state_word(enum cop_vm_state run)
 	return words[run];
 }
 
+static int compare_ids(gconstpointer a, gconstpointer b)
+{
+	const struct cop_vm *const *x = a, *const *y = b;
+
+	return (*x)->id < (*y)->id ? -1 : (*x)->id > (*y)->id;
+}
+
+GPtrArray *cop_state_all_vms(struct cop_state *state)
+{
+	GPtrArray *vms = g_ptr_array_new_with_free_func((GDestroyNotify)cop_vm_unref);
+	GHashTableIter iter;
+	struct cop_vm *vm;
+
+	g_hash_table_iter_init(&iter, state->vms);
+	while (g_hash_table_iter_next(&iter, NULL, (void **)&vm))
+		g_ptr_array_add(vms, cop_vm_ref(vm));
+	g_ptr_array_sort(vms, compare_ids);
+	return vms;
+}
+
 gboolean cop_vm_alive(const struct cop_vm *vm)
 {
 	return vm->pid != 0 && (vm->run == COP_VM_RUNNING || vm->run == COP_VM_PAUSED);

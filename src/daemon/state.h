@@ -116,6 +116,8 @@ struct cop_template *cop_template_ref(struct cop_template *tpl);
 void cop_template_unref(struct cop_template *tpl);
 
 const char *cop_vm_state_word(enum cop_vm_state run);
+/* All VMs by id, with a reference each; caller unrefs the array. With the lock held. */
+GPtrArray *cop_state_all_vms(struct cop_state *state);
 /* With the lock held. */
 gboolean cop_vm_alive(const struct cop_vm *vm);
 

@@ -99,22 +99,16 @@ static JsonObject *host_to_json(struct cop_state *state, const struct cop_cgroup
 
 JsonObject *cop_stats(struct cop_state *state)
 {
-	g_autoptr(GPtrArray) vms = g_ptr_array_new_with_free_func((GDestroyNotify)cop_vm_unref);
+	g_autoptr(GPtrArray) vms = NULL;
 	JsonObject *obj = json_object_new(), *total = json_object_new();
 	JsonArray *list = json_array_new();
 	uint64_t given = 0, private = 0, vmm = 0, images, paid = 0, pss = 0, limit_given;
 	struct cop_cgroup_use use = {0};
-	GHashTableIter iter;
-	struct cop_vm *vm;
 	unsigned alive = 0, nr_vms;
 	gboolean have = cop_cgroup_read(state, &use);
 
 	g_mutex_lock(&state->lock);
-	g_hash_table_iter_init(&iter, state->vms);
-	while (g_hash_table_iter_next(&iter, NULL, (void **)&vm)) {
-		if (cop_vm_alive(vm))
-			g_ptr_array_add(vms, cop_vm_ref(vm));
-	}
+	vms = cop_state_all_vms(state);
 	images = images_bytes(state);
 	nr_vms = cop_state_nr_vms(state);
 	limit_given = cop_state_given_bytes(state);
@@ -126,7 +120,7 @@ JsonObject *cop_stats(struct cop_state *state)
 		g_autofree char *rollup = NULL;
 
 		if (!memory)
-			continue; /* it ended meanwhile */
+			continue; /* it is not running */
 		entry = json_object_new();
 		json_object_set_string_member(entry, "name", cop_json_str(one, "name", "", NULL));
 		json_object_set_string_member(entry, "state", cop_json_str(one, "state", "", NULL));

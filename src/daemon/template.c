@@ -267,11 +267,11 @@ gboolean cop_template_load(struct cop_state *state, struct cop_template *tpl, GE
 static char **users(struct cop_state *state, const char *name)
 {
 	g_autoptr(GStrvBuilder) names = g_strv_builder_new();
-	GHashTableIter iter;
-	struct cop_vm *vm;
+	g_autoptr(GPtrArray) vms = cop_state_all_vms(state);
 
-	g_hash_table_iter_init(&iter, state->vms);
-	while (g_hash_table_iter_next(&iter, NULL, (void **)&vm)) {
+	for (guint i = 0; i < vms->len; i++) {
+		const struct cop_vm *vm = vms->pdata[i];
+
 		if (g_strcmp0(vm->template, name) == 0)
 			g_strv_builder_add(names, vm->name);
 	}

@@ -28,6 +28,7 @@ def play(folder, body):
     prelude = f"""\
         #!{sys.executable}
         import os, sys, pathlib, time
+        sys.dont_write_bytecode = True
         sys.path.insert(0, {HERE!r})
         args = dict(zip(sys.argv[1::1], sys.argv[2::1]))
         state, fd = pathlib.Path(args["--dir"]), int(args["--ready-fd"])
@@ -63,7 +64,8 @@ def test_no_daemon_program(alone, folder):
 # Catches: wrong arguments, a daemon that hangs on the terminal or session, a leaked descriptor, an open directory.
 def test_starts_a_detached_daemon(alone, folder):
     play(folder, SERVE)
-    assert alone.json("version")["pid"] == 5
+    held, other = os.pipe()  # of the caller's, and not meant for a daemon
+    assert alone.json("version", pass_fds=[held, other])["pid"] == 5
     state = folder / "state"
     args, own_session, cwd, streams, fds = eval((state / "seen").read_text())
     fd = args[-1]

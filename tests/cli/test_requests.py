@@ -164,6 +164,13 @@ def test_all(coppice, daemon):
     assert [r[2] for r in daemon.requests[-2:]] == [{"timeout_s": 7}, {"force": True}]
 
 
+# Catches, where glib-networking is installed: requests that go to the proxy of the caller's environment.
+def test_no_proxy(coppice, daemon):
+    coppice.env.update(http_proxy="http://127.0.0.1:9", all_proxy="http://127.0.0.1:9")
+    daemon.on("GET /v1/vms?memory=true", 200, {"vms": []})
+    coppice("ps")
+
+
 # Catches: templates' commands; a damaged template that counts as good.
 def test_templates(coppice, daemon):
     daemon.on("GET /v1/templates", 200, {"templates": [template(), template("t2", parent="base", clones=[])]})

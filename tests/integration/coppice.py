@@ -25,7 +25,7 @@ PROMPT = b"coppice# "
 class Daemon(Client):
     """coppiced on a folder; start, kill and start again. Options are its command line's."""
 
-    def __init__(self, directory, *options, build=ASAN, ram_dir=None):
+    def __init__(self, directory, *options, build=ASAN, ram_dir=None, prefix=()):
         self.dir = Path(directory)
         self.options = options
         self.build = build
@@ -33,13 +33,14 @@ class Daemon(Client):
         self.process = None
         self.log = self.dir.with_suffix(".log")
         self.ram_dir_given = ram_dir
+        self.prefix = prefix  # words of a command that runs the daemon, such as setpriv's
 
     def start(self):
         # The shim goes into a QEMU without sanitizers, so it is the plain build's.
         read_end, write_end = os.pipe()
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [self.build / "src/daemon/coppiced", "--dir", self.dir, "--ready-fd", str(write_end),
+                [*self.prefix, self.build / "src/daemon/coppiced", "--dir", self.dir, "--ready-fd", str(write_end),
                  "--shim", BUILD / "src/shim/libcoppice-shim.so", *self.options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[write_end])
         os.close(write_end)
@@ -130,8 +131,7 @@ class Daemon(Client):
         assert not cgroup or not os.path.exists(cgroup), f"cgroup left behind: {cgroup}"
         for surprise in ("CRITICAL", "Sanitizer", "runtime error", "assertion"):
             assert surprise not in text, text
-        with contextlib.suppress(FileNotFoundError):
-            self.ram_dir().rmdir()
+        assert self.ram_dir_given or not self.ram_dir().exists(), "RAM folder left behind"
 
 
 def minimal_machine(memory_mib=128):
