@@ -1,4 +1,4 @@
-/* VNC: the daemon hands connections to QEMU over its monitor; QEMU itself listens nowhere. */
+/* VNC: the daemon hands connections to QEMU over its monitor; no VNC server listens in QEMU. */
 #ifndef COP_DAEMON_BRIDGE_H
 #define COP_DAEMON_BRIDGE_H
 

@@ -114,15 +114,21 @@ gboolean cop_cgroup_enter(struct cop_state *state, GError **error)
 	const struct cop_config *c = state->config;
 	g_autofree char *path = NULL, *procs = NULL, *limit = NULL;
 
-	if (*c->cgroup && !strchr(c->cgroup, '/') && c->cgroup[0] != '.') {
+	if (strchr(c->cgroup, '/') || c->cgroup[0] == '.')
+		return cop_gerror_set(error, COP_ERR_BAD_REQUEST,
+				      "'%s' is not a name for a cgroup\nwithout '/', and not "
+				      "beginning with '.'", c->cgroup);
+	if (*c->cgroup) {
 		path = make_v2(c->cgroup);
 		state->cgroup_v2 = path != NULL;
 		if (!path)
 			path = make_v1(c->cgroup);
 	}
-	limit = g_strdup_printf("%" PRIu64, c->cgroup_limit_bytes);
-	if (path && c->cgroup_limit_bytes &&
-	    !write_value(path, state->cgroup_v2 ? "memory.max" : "memory.limit_in_bytes", limit)) {
+	/* A group that is there already may have an older limit. */
+	limit = c->cgroup_limit_bytes ? g_strdup_printf("%" PRIu64, c->cgroup_limit_bytes)
+				      : g_strdup(state->cgroup_v2 ? "max" : "-1");
+	if (path && !write_value(path, state->cgroup_v2 ? "memory.max" : "memory.limit_in_bytes",
+				 limit) && c->cgroup_limit_bytes) {
 		(void)rmdir(path);
 		g_clear_pointer(&path, g_free);
 	}

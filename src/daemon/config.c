@@ -164,8 +164,10 @@ struct cop_config *cop_config_new(int *argc, char ***argv, int *ret_ready_fd, GE
 		goto fail;
 	}
 	if (!g_key_file_load_from_file(file, c->config_file ?: DEFAULT_CONFIG_FILE, 0, error)) {
-		if (c->config_file || !g_error_matches(*error, G_FILE_ERROR, G_FILE_ERROR_NOENT))
+		if (c->config_file || !g_error_matches(*error, G_FILE_ERROR, G_FILE_ERROR_NOENT)) {
+			g_prefix_error(error, "%s: ", c->config_file ?: DEFAULT_CONFIG_FILE);
 			goto fail;
+		}
 		g_clear_error(error);
 	}
 	from_file(file, "max_vms", &max_vms);

@@ -13,11 +13,11 @@
 struct cop_config {
 	char *dir, *ram_dir;
 	char *qemu, *qemu_img, *shim;
-	char *cgroup;		   /* name below the daemon's own memory cgroup; "" for none */
+	char *cgroup;		   /* name of the memory cgroup; "" for none */
 	uint64_t cgroup_limit_bytes; /* 0: none */
 	unsigned max_vms;
 	uint64_t max_memory_bytes; /* guest RAM given to all VMs together */
-	uint64_t max_disk_bytes;   /* host disk used by all layers, RAM images and states */
+	uint64_t max_disk_bytes;   /* host disk used: layers, kernels, templates */
 	unsigned clone_workers;	   /* clones started side by side */
 	uid_t uid_base;		   /* VM number n runs as user uid_base + n when the daemon is root */
 	gboolean autostarted;

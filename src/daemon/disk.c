@@ -190,6 +190,7 @@ gboolean cop_disk_launch(struct cop_state *state, struct cop_launch *launch,
 			const struct cop_layer *layer = disk->layers->pdata[j];
 			g_autofree char *path = cop_state_layer_path(state, layer);
 			gboolean top = j + 1 == disk->layers->len;
+			struct stat st;
 			/* A user may name his image by a link; our own files are none. */
 			int fd = open(path, (top ? O_RDWR : O_RDONLY) | O_CLOEXEC |
 						    (layer->external ? 0 : O_NOFOLLOW));
@@ -197,6 +198,13 @@ gboolean cop_disk_launch(struct cop_state *state, struct cop_launch *launch,
 			if (fd < 0)
 				return cop_gerror_errno(error, errno, "cannot open the disk %s",
 							path);
+			if (top && (fstat(fd, &st) < 0 || !(st.st_mode & S_IWUSR))) {
+				close(fd);
+				return cop_gerror_set(error, COP_ERR_INTERNAL,
+						      "the layer %s belongs to a template, it must "
+						      "not be written",
+						      path);
+			}
 			numbers[j] = cop_launch_fd(launch, fd);
 		}
 		cop_launch_disk(launch, disk, i, numbers);

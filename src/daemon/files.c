@@ -71,7 +71,12 @@ static gboolean write_all(int fd, const void *data, gsize len)
 
 gboolean cop_file_sync_dir(const char *path, GError **error)
 {
-	int fd = cop_file_open(path, O_RDONLY | O_DIRECTORY, 0, error);
+	return cop_file_sync(path, error);
+}
+
+gboolean cop_file_sync(const char *path, GError **error)
+{
+	int fd = cop_file_open(path, O_RDONLY, 0, error);
 
 	if (fd < 0)
 		return FALSE;

@@ -29,6 +29,8 @@ gboolean cop_file_id(const char *path, struct cop_file_id *ret, GError **error);
 gboolean cop_file_id_equal(const struct cop_file_id *a, const struct cop_file_id *b);
 /* Opens with O_CLOEXEC | O_NOFOLLOW; -1 with error set on failure. */
 int cop_file_open(const char *path, int flags, int mode, GError **error);
+/* Syncs a file, or a folder's entries, to disk. */
+gboolean cop_file_sync(const char *path, GError **error);
 gboolean cop_file_sync_dir(const char *path, GError **error);
 /* Copies a small file (no holes kept). */
 gboolean cop_file_copy(const char *from, const char *to, int mode, GError **error);

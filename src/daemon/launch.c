@@ -2,7 +2,7 @@
  *
  * Order at the start, so that no QEMU is ever unknown: 1. fork; the child waits on a socket. 2. The
  * caller writes the process id to the VM's manifest. 3. cop_launch_go() sends one byte; the child
- * goes on to exec. If the daemon dies before 3, the child reads end of file and exits; if it dies
+ * goes on to exec. If the daemon dies before 3, the child dies with it; if it dies
  * after 2, the next daemon finds the process id.
  */
 #include "launch.h"

@@ -1,7 +1,7 @@
 /* Starting a QEMU: its arguments, the descriptors it inherits, and the process itself.
  *
- * QEMU opens nothing by path but the dummy of its RAM and a kernel: every file reaches it as a
- * descriptor, so that it can run as a user that may open nothing.
+ * QEMU opens nothing by path but its firmware, the dummy of its RAM and a kernel: every other file
+ * reaches it as a descriptor, so that it can run as a user that may open nothing.
  */
 #ifndef COP_DAEMON_LAUNCH_H
 #define COP_DAEMON_LAUNCH_H

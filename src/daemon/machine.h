@@ -27,7 +27,7 @@ struct cop_disk {
 };
 
 struct cop_machine {
-	char *type;  /* QEMU machine type with its version, such as pc-i440fx-7.2 */
+	char *type;  /* QEMU machine type with its version, such as pc-q35-7.2 */
 	char *accel; /* "tcg" or "kvm" */
 	uint64_t memory_bytes;
 	unsigned cpus;

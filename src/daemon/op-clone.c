@@ -1,7 +1,8 @@
 /* clone and fork: VMs from a template.
  *
- * All clones of a request are reserved first, names and limits checked, then started side by side by
- * a few workers. All or nothing: when one fails, those that started are ended and removed.
+ * All clones of a request are reserved first, names and limits checked, then (for fork, after the
+ * freeze) started side by side by a few workers. All or nothing: when one fails, those that started are
+ * ended and removed; a template that a fork has made stays, as the VM stands on it.
  */
 #include "gerror.h"
 #include "disk.h"
@@ -12,6 +13,14 @@
 #include "vm.h"
 
 #include <string.h>
+
+/* What a request asks for. */
+struct cop_clone_wish {
+	unsigned count;
+	char **names;	     /* or NULL */
+	const char *prefix;
+	gboolean ssh, paused;
+};
 
 struct batch {
 	struct cop_state *state;
@@ -72,45 +81,51 @@ static void worker(gpointer item, gpointer user)
 	g_clear_error(&error);
 }
 
-static GPtrArray *reserve(struct cop_state *state, struct cop_template *tpl,
+/* VMs for the clones, with names and limits checked; machine is what they will have, about. */
+static GPtrArray *reserve(struct cop_state *state, const struct cop_machine *machine,
 			  const struct cop_clone_wish *wish, GError **error)
 {
 	GPtrArray *vms = cop_state_reserve_vms(state, wish->names, wish->prefix, wish->count,
-					       tpl->machine->memory_bytes, error);
+					       machine->memory_bytes, error);
 
-	if (!vms)
-		return NULL;
 	g_mutex_lock(&state->lock);
-	for (guint i = 0; i < vms->len; i++) {
+	for (guint i = 0; vms && i < vms->len; i++) {
 		struct cop_vm *vm = vms->pdata[i];
 
-		vm->template = g_strdup(tpl->name);
-		vm->machine = cop_machine_copy(tpl->machine); /* counts as memory given */
+		vm->machine = cop_machine_copy(machine); /* counts as memory given */
 		vm->busy = "clone";
 	}
 	g_mutex_unlock(&state->lock);
 	return vms;
 }
 
-static gboolean pick_ports(struct cop_state *state, GPtrArray *vms, gboolean ssh, GError **error)
+static void discard_all(GPtrArray *vms)
 {
-	for (guint i = 0; ssh && i < vms->len; i++) {
+	for (guint i = 0; vms && i < vms->len; i++)
+		cop_op_discard(vms->pdata[i]);
+}
+
+static gboolean name_template(struct batch *b, GPtrArray *vms, GError **error)
+{
+	for (guint i = 0; i < vms->len; i++) {
 		struct cop_vm *vm = vms->pdata[i];
 
-		vm->ssh_port = cop_socket_free_port(state, error);
-		if (!vm->ssh_port)
+		g_mutex_lock(&b->state->lock);
+		vm->template = g_strdup(b->tpl->name);
+		g_mutex_unlock(&b->state->lock);
+		if (b->wish->ssh && !(vm->ssh_port = cop_socket_free_port(b->state, error)))
 			return FALSE;
 	}
 	return TRUE;
 }
 
-GPtrArray *cop_clone_template(struct cop_state *state, struct cop_template *tpl,
-			      const struct cop_clone_wish *wish, double *ret_all_ms,
-			      GError **error)
+/* Starts reserved VMs as clones of the template; they are released, or discarded on failure. */
+static gboolean start_clones(struct cop_state *state, struct cop_template *tpl,
+			     const struct cop_clone_wish *wish, GPtrArray *vms,
+			     double *ret_all_ms, GError **error)
 {
 	struct batch b = {.state = state, .tpl = tpl, .wish = wish,
 			  .begun_us = g_get_monotonic_time()};
-	GPtrArray *vms = NULL;
 	GThreadPool *pool;
 
 	g_mutex_lock(&state->lock);
@@ -118,40 +133,31 @@ GPtrArray *cop_clone_template(struct cop_state *state, struct cop_template *tpl,
 	g_mutex_unlock(&state->lock);
 	g_mutex_init(&b.lock);
 	b.dir = cop_state_template_dir(state, tpl->name);
-	if (cop_state_check_disk(state, error) &&
-	    cop_template_check(state, tpl, FALSE, NULL, error) &&
-	    cop_template_load(state, tpl, error))
-		vms = reserve(state, tpl, wish, error);
-	if (vms && !pick_ports(state, vms, wish->ssh, &b.error))
-		g_debug("no port: %s", b.error->message);
-	if (vms) {
+	if (name_template(&b, vms, &b.error) && cop_state_check_disk(state, &b.error) &&
+	    cop_template_check(state, tpl, FALSE, NULL, &b.error) &&
+	    cop_template_load(state, tpl, &b.error)) {
 		pool = g_thread_pool_new(worker, &b, (gint)state->config->clone_workers, FALSE,
 					 NULL);
 		for (guint i = 0; i < vms->len; i++)
 			g_thread_pool_push(pool, vms->pdata[i], NULL);
 		g_thread_pool_free(pool, FALSE, TRUE);
-		if (ret_all_ms)
-			*ret_all_ms = (double)(g_get_monotonic_time() - b.begun_us) / 1000.0;
+		*ret_all_ms = (double)(g_get_monotonic_time() - b.begun_us) / 1000.0;
 	}
-	for (guint i = 0; vms && i < vms->len; i++) {
-		if (b.error)
-			cop_op_discard(vms->pdata[i]);
-		else
-			cop_state_release_vm(cop_vm_ref(vms->pdata[i]));
-	}
-	if (b.error) {
-		g_propagate_error(error, b.error);
-		g_clear_pointer(&vms, g_ptr_array_unref);
-	}
+	if (b.error)
+		discard_all(vms);
+	for (guint i = 0; !b.error && i < vms->len; i++)
+		cop_state_release_vm(cop_vm_ref(vms->pdata[i]));
 	g_mutex_lock(&state->lock);
 	tpl->busy_users--;
 	g_mutex_unlock(&state->lock);
 	g_mutex_clear(&b.lock);
 	g_free(b.dir);
-	return vms;
+	if (b.error)
+		g_propagate_error(error, b.error);
+	return b.error == NULL;
 }
 
-JsonArray *cop_op_vms_to_json(GPtrArray *vms)
+static JsonArray *vms_to_json(GPtrArray *vms)
 {
 	JsonArray *arr = json_array_new();
 
@@ -169,7 +175,7 @@ static gboolean read_wish(JsonObject *request, struct cop_clone_wish *wish, GErr
 	wish->names = cop_json_strv(request, "names", &why);
 	wish->ssh = cop_json_bool(request, "ssh", FALSE, &why);
 	wish->paused = cop_json_bool(request, "paused", FALSE, &why);
-	if (!why && count == 0)
+	if (!why && !json_object_has_member(request, "count"))
 		count = wish->names ? g_strv_length(wish->names) : 1;
 	if (!why && (count < 1 || count > 1024))
 		cop_gerror_set(&why, COP_ERR_BAD_REQUEST,
@@ -196,10 +202,10 @@ JsonObject *cop_op_clone(struct cop_state *state, const char *name, JsonObject *
 	if (read_wish(request, &wish, error) && cop_json_only(request, known, error))
 		tpl = cop_state_find_template(state, name, error);
 	if (tpl)
-		vms = cop_clone_template(state, tpl, &wish, &all_ms, error);
-	if (vms) {
+		vms = reserve(state, tpl->machine, &wish, error);
+	if (vms && start_clones(state, tpl, &wish, vms, &all_ms, error)) {
 		result = json_object_new();
-		json_object_set_array_member(result, "vms", cop_op_vms_to_json(vms));
+		json_object_set_array_member(result, "vms", vms_to_json(vms));
 		json_object_set_double_member(result, "all_ms", all_ms);
 	}
 	cop_template_unref(tpl);
@@ -239,16 +245,19 @@ JsonObject *cop_op_fork(struct cop_state *state, const char *name, JsonObject *r
 		template = cop_json_str(request, "template", NULL, NULL);
 		vm = cop_state_claim_vm(state, name, "fork", TRUE, error);
 	}
+	/* The children's names and the limits first: a fork that can't be must not freeze. */
 	if (vm)
+		vms = reserve(state, vm->machine, &wish, error);
+	if (vms)
 		tpl = cop_freeze_vm(vm, template ?: made_up, FALSE, !template, error);
+	if (!tpl)
+		discard_all(vms);
 	cop_state_release_vm(vm);
-	if (tpl)
-		vms = cop_clone_template(state, tpl, &wish, &all_ms, error);
-	if (vms) {
+	if (tpl && start_clones(state, tpl, &wish, vms, &all_ms, error)) {
 		result = json_object_new();
 		json_object_set_object_member(result, "template",
 					      cop_template_to_json(state, tpl));
-		json_object_set_array_member(result, "vms", cop_op_vms_to_json(vms));
+		json_object_set_array_member(result, "vms", vms_to_json(vms));
 		json_object_set_object_member(result, "freeze",
 					      cop_template_times_to_json(&tpl->times));
 		json_object_set_double_member(result, "all_ms", all_ms);

@@ -34,6 +34,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 struct freeze {
@@ -270,6 +271,10 @@ static gboolean sum_layers(struct freeze *f, struct cop_template *tpl, JsonObjec
 
 			if (layer->external)
 				continue;
+			/* Read-only for good, unless the VM still stands on it: see
+			 * cop_disk_launch(). */
+			if (f->switched && chmod(path, 0400) < 0)
+				return cop_gerror_errno(error, errno, "cannot protect %s", path);
 			if (entry)
 				json_object_set_object_member(cop_json_obj(tpl->sums, "files"), key,
 							      json_object_ref(entry));
@@ -330,7 +335,8 @@ static gboolean write_template(struct freeze *f, struct cop_template *tpl, GErro
 		g_autofree char *seed = g_strdup_printf("%s/seed-%u.qcow2", f->dir, i);
 		g_autofree char *key = g_strdup_printf("seed-%u.qcow2", i);
 
-		if (!cop_template_sum_file(tpl->sums, key, seed, error))
+		if (!cop_file_sync(seed, error) ||
+		    !cop_template_sum_file(tpl->sums, key, seed, error))
 			return FALSE;
 	}
 	f->times.total_ms = ms_between(f->begun_us, g_get_monotonic_time());
@@ -388,7 +394,9 @@ static gboolean freeze_steps(struct freeze *f, struct cop_template *tpl, GError 
 	cop_fault_point("freeze-window-over");
 	/* The kernel knows what the VM maps now, also when a step failed. */
 	cop_ram_note_mapping(f->vm);
-	ok = cop_vm_save(f->vm, ok ? error : NULL) && ok;
+	/* On disk before the template is: with an older vm.json, after a loss of power, the VM would
+	 * be started on the template's layer and write to it. */
+	ok = cop_vm_save_durable(f->vm, ok ? error : NULL) && ok;
 	ok = ok && write_template(f, tpl, error);
 	cop_fault_point("freeze-written");
 	ok = ok && commit(f, tpl, error);

@@ -18,6 +18,8 @@
 #define DEFAULT_MEMORY_BYTES (1ull << 30)
 #define MAX_BLOB_BYTES (1ull << 30)
 #define PAGE_BYTES 4096u
+#define MAX_DISKS 8
+#define MAX_EXTRA_ARGS 64
 
 static gboolean one_of(const char *what, const char *value, const char *const *allowed,
 		       GError **error)
@@ -69,6 +71,9 @@ static gboolean read_disks(struct cop_state *state, struct cop_machine *machine,
 {
 	static const char *const formats[] = {"auto", "raw", "qcow2", NULL};
 
+	if (disks && json_array_get_length(disks) > MAX_DISKS)
+		return cop_gerror_set(error, COP_ERR_BAD_REQUEST, "a VM has at most %d disks",
+				      MAX_DISKS);
 	for (guint i = 0; disks && i < json_array_get_length(disks); i++) {
 		JsonNode *node = json_array_get_element(disks, i);
 		JsonObject *spec = JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
@@ -116,6 +121,9 @@ static gboolean read_machine(struct cop_machine *machine, JsonObject *request, G
 				      "memory must be from 16 MiB to 1 TiB");
 	if (cpus < 1 || cpus > 64)
 		return cop_gerror_set(error, COP_ERR_BAD_REQUEST, "cpus must be from 1 to 64");
+	if (g_strv_length(machine->extra_args) > MAX_EXTRA_ARGS)
+		return cop_gerror_set(error, COP_ERR_BAD_REQUEST,
+				      "at most %d further QEMU arguments", MAX_EXTRA_ARGS);
 	return one_of("display", machine->display, displays, error) &&
 	       one_of("network", machine->network, networks, error);
 }
@@ -202,7 +210,7 @@ JsonObject *cop_op_run(struct cop_state *state, JsonObject *request, GError **er
 					    "memory_bytes", "cpus", "accel", "display", "network",
 					    "ssh", "extra_args", NULL};
 	static const char *const accels[] = {"auto", "tcg", "kvm", NULL};
-	struct cop_machine *machine = cop_machine_new();
+	struct cop_machine *machine = cop_machine_new(), *made = machine;
 	GError *why = NULL;
 	const char *name = cop_json_str(request, "name", NULL, &why);
 	const char *accel = cop_json_str(request, "accel", "auto", &why);
@@ -220,12 +228,13 @@ JsonObject *cop_op_run(struct cop_state *state, JsonObject *request, GError **er
 					    machine->memory_bytes, &why);
 	ok = vms && read_boot(state, machine, request, &why) &&
 	     cop_disk_add_overlays(state, machine, NULL, &why);
-	unpin_machine(state, machine);
 	if (vms) {
 		struct cop_vm *vm = vms->pdata[0];
 
-		if (ok)
-			ok = run_reserved(vm, g_steal_pointer(&machine), ssh, &why);
+		if (ok) {
+			made = g_steal_pointer(&machine); /* the VM's from here on */
+			ok = run_reserved(vm, made, ssh, &why);
+		}
 		if (ok) {
 			cop_state_release_vm(cop_vm_ref(vm));
 			result = cop_vm_to_json(vm, FALSE);
@@ -233,6 +242,7 @@ JsonObject *cop_op_run(struct cop_state *state, JsonObject *request, GError **er
 			cop_op_discard(vm);
 		}
 	}
+	unpin_machine(state, made);
 	cop_machine_free(machine);
 	if (why)
 		g_propagate_error(error, why);
@@ -253,13 +263,16 @@ JsonObject *cop_op_start(struct cop_state *state, const char *name, GError **err
 	if (!ok)
 		cop_gerror_set(error, COP_ERR_WRONG_STATE, "VM '%s' is running already", name);
 	else
-		ok = cop_state_check_start(vm, error) && boot(vm, error);
+		ok = cop_state_check_start(vm, error);
 	if (ok) {
-		/* It booted: nothing of the template's memory is in it. */
+		/* It boots: nothing of the template's memory is in it. Before the start, as a
+		 * starting VM with a template is taken for a clone that was cut short. */
 		g_mutex_lock(&state->lock);
 		g_free(g_steal_pointer(&vm->template));
 		g_mutex_unlock(&state->lock);
-		(void)cop_vm_save(vm, NULL); /* the template's name there is only for show */
+		ok = boot(vm, error);
+	}
+	if (ok) {
 		result = cop_vm_to_json(vm, FALSE);
 		json_object_set_string_member(result, "busy", "");
 	}

@@ -30,20 +30,9 @@ GBytes *cop_op_screenshot(struct cop_state *state, const char *vm, GError **erro
  * reservation) ends; the reference stays the caller's. */
 void cop_op_discard(struct cop_vm *vm);
 
-/* Freezing and cloning with a claimed VM and a template's reference, for fork. */
+/* Freezing a claimed VM, for freeze and fork; a new reference. */
 struct cop_template *cop_freeze_vm(struct cop_vm *vm, const char *name, gboolean stop,
 				   gboolean ephemeral, GError **error);
 /* Finishes or undoes what a freeze had begun when a daemon was killed. The VM is adopted. */
 void cop_freeze_recover(struct cop_vm *vm);
-struct cop_clone_wish {
-	unsigned count;
-	char **names;	     /* or NULL */
-	const char *prefix;
-	gboolean ssh, paused;
-};
-GPtrArray *cop_clone_template(struct cop_state *state, struct cop_template *tpl,
-			      const struct cop_clone_wish *wish, double *ret_all_ms,
-			      GError **error);
-JsonArray *cop_op_vms_to_json(GPtrArray *vms);
-
 #endif

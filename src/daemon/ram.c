@@ -300,6 +300,32 @@ static gboolean new_image(struct cop_ram_freeze *f, GError **error)
 	return copy_private(f, error);
 }
 
+/* Is the image really what QEMU has mapped there? A wrong one would become a template of wrong
+ * bytes. */
+static gboolean check_mapped(struct cop_ram_freeze *f, GError **error)
+{
+	g_autofree char *path = g_strdup_printf("/proc/%d/maps", (int)f->pid);
+	g_autofree char *image = cop_state_ram_path(f->state, f->old_id);
+	FILE *file = fopen(path, "re");
+	gboolean same = FALSE;
+	char line[512];
+	struct stat st;
+
+	if (stat(image, &st) < 0)
+		st.st_ino = 0;
+	while (file && fgets(line, sizeof(line), file)) {
+		unsigned long from, to, inode;
+
+		if (sscanf(line, "%lx-%lx %*s %*s %*s %lu", &from, &to, &inode) == 3 &&
+		    from <= f->where.addr && f->where.addr < to)
+			same = inode == st.st_ino && st.st_ino;
+	}
+	if (file)
+		fclose(file);
+	return same || cop_gerror_set(error, COP_ERR_INTERNAL,
+				      "QEMU has another RAM image mapped than %s", image);
+}
+
 struct cop_ram_freeze *cop_ram_freeze_begin(struct cop_vm *vm, GError **error)
 {
 	struct cop_ram_freeze *f = g_new0(struct cop_ram_freeze, 1);
@@ -315,7 +341,7 @@ struct cop_ram_freeze *cop_ram_freeze_begin(struct cop_vm *vm, GError **error)
 	ok = f->old_id != NULL;
 	if (!ok)
 		cop_gerror_set(error, COP_ERR_INTERNAL, "QEMU has ended");
-	else if (!ask_shim(vm, &f->shim, &f->where, error))
+	else if (!ask_shim(vm, &f->shim, &f->where, error) || !check_mapped(f, error))
 		ok = FALSE;
 	else if (f->where.mode == COP_SHIM_MODE_SHARED) {
 		g_autofree char *path = cop_state_ram_path(f->state, f->old_id);

@@ -4,7 +4,7 @@
  * - templates/.NAME.new, .NAME.gone: a freeze or removal that did not end; removed
  * - vms/ID without a readable vm.json: a VM that never started; removed, unless vm.json is there but
  *   damaged: then it stays, and no file is collected, as it may name some
- * - a VM in state "starting": its QEMU is ended, the clone is removed
+ * - a clone in state "starting": its QEMU is ended, the clone is removed; a VM that boots is taken up
  * - a VM with an intent: cop_freeze_recover()
  */
 #include "recover.h"
@@ -15,9 +15,29 @@
 #include "vm.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+/* The kernel shows mapped files by their real path, which is compared with this one. */
+static gboolean make_ram_dir(struct cop_state *state, GError **error)
+{
+	struct cop_config *config = state->config;
+	char *real = realpath(config->ram_dir, NULL);
+
+	if (!real) {
+		if (!cop_file_mkdir(config->ram_dir, 0700, error))
+			return FALSE;
+		real = realpath(config->ram_dir, NULL);
+	}
+	if (!real)
+		return cop_gerror_errno(error, errno, "cannot use %s", config->ram_dir);
+	g_free(config->ram_dir);
+	config->ram_dir = g_strdup(real);
+	free(real);
+	return TRUE;
+}
 
 static gboolean make_folders(struct cop_state *state, GError **error)
 {
@@ -26,12 +46,11 @@ static gboolean make_folders(struct cop_state *state, GError **error)
 	for (size_t i = 0; i < G_N_ELEMENTS(folders); i++) {
 		g_autofree char *path = g_build_filename(state->config->dir, folders[i], NULL);
 
-		/* 0711 lets a VM's user reach nothing: the folder above is 0700, and its QEMU gets
-		 * its own folder as working directory. */
-		if (!cop_file_mkdir(path, strcmp(folders[i], "vms") == 0 ? 0711 : 0700, error))
+		/* A VM's user reaches its own folder only, which is its working directory. */
+		if (!cop_file_mkdir(path, 0700, error))
 			return FALSE;
 	}
-	return cop_file_mkdir(state->config->ram_dir, 0700, error);
+	return make_ram_dir(state, error);
 }
 
 /* The folder on /dev/shm has a name that others can guess: it must be ours. */

@@ -4,6 +4,7 @@
 #include "gerror.h"
 #include "json.h"
 #include "qmp.h"
+#include "template.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -44,7 +45,6 @@ void cop_state_free(struct cop_state *state)
 	if (state->cgroup_procs_fd >= 0)
 		close(state->cgroup_procs_fd);
 	g_free(state->machine_type);
-	g_free(state->accel);
 	if (state->accel_report)
 		json_object_unref(state->accel_report);
 	g_mutex_clear(&state->lock);
@@ -336,9 +336,12 @@ gboolean cop_state_check_disk(struct cop_state *state, GError **error)
 
 static gboolean id_used(struct cop_state *state, unsigned id)
 {
+	g_autofree char *dir = cop_state_vm_dir(state, id);
 	GHashTableIter iter;
 	struct cop_vm *vm;
 
+	if (g_file_test(dir, G_FILE_TEST_EXISTS))
+		return TRUE; /* of a VM whose manifest can't be read, too */
 	g_hash_table_iter_init(&iter, state->vms);
 	while (g_hash_table_iter_next(&iter, NULL, (void **)&vm)) {
 		if (vm->id == id)
@@ -471,9 +474,7 @@ static void drop_ephemeral(struct cop_state *state)
 		while (!used && g_hash_table_iter_next(&vms, NULL, (void **)&vm))
 			used = g_strcmp0(vm->template, tpl->name) == 0;
 		if (!used) {
-			g_autofree char *dir = cop_state_template_dir(state, tpl->name);
-
-			cop_file_remove_tree(dir);
+			cop_template_remove_folder(state, tpl->name);
 			g_hash_table_iter_remove(&iter);
 		}
 	}

@@ -4,8 +4,9 @@
  * Threads and locks: the main loop's thread serves the API and sees processes end; operations run
  * on worker threads. `lock` guards every field of every structure here. An operation claims its VM
  * or template by setting `busy` under the lock; from then on it alone may use the VM's monitor and
- * change its machine, until it clears `busy`. So no lock is held over I/O, and a second operation
- * gets a clear "busy" error. `changed` is broadcast on every change of a state.
+ * change its machine, until it clears `busy`. So no lock is held over I/O that can take long (files
+ * are renamed and removed under it, so that nobody sees half of that), and a second operation gets a
+ * clear "busy" error. `changed` is broadcast on every change of a state.
  */
 #ifndef COP_DAEMON_STATE_H
 #define COP_DAEMON_STATE_H
@@ -93,8 +94,7 @@ struct cop_state {
 	gboolean cgroup_v2;
 	int cgroup_procs_fd;
 	char *machine_type; /* found on first use */
-	char *accel;	    /* what "auto" means here; found on first use */
-	JsonObject *accel_report;
+	JsonObject *accel_report; /* what "auto" means here; found on first use */
 	GMutex probe_lock;
 	gint64 active_us; /* time of the last request */
 };
@@ -155,7 +155,8 @@ void cop_state_pin(struct cop_state *state, const char *file);
 void cop_state_unpin(struct cop_state *state, const char *file);
 void cop_state_collect(struct cop_state *state);
 
-/* Writes DIR/vms/ID/vm.json from the VM's fields. Takes the lock. */
+/* Writes DIR/vms/ID/vm.json from the VM's fields. Takes the lock. The second form syncs it to disk. */
 gboolean cop_vm_save(struct cop_vm *vm, GError **error);
+gboolean cop_vm_save_durable(struct cop_vm *vm, GError **error);
 
 #endif

@@ -292,11 +292,34 @@ static char **children(struct cop_state *state, const char *name)
 	return g_strv_builder_end(names);
 }
 
-gboolean cop_template_remove(struct cop_state *state, const char *name, GError **error)
+void cop_template_remove_folder(struct cop_state *state, const char *name)
 {
 	g_autofree char *dir = cop_state_template_dir(state, name);
 	g_autofree char *gone = g_strdup_printf("%s/templates/.%s.gone", state->config->dir, name);
-	g_auto(GStrv) vms = NULL;
+
+	cop_file_remove_tree(gone); /* a left-over, or nothing */
+	if (rename(dir, gone) < 0)
+		g_warning("cannot rename %s: %s", dir, g_strerror(errno));
+	cop_file_remove_tree(gone);
+}
+
+/* A template whose parent has changed; the name there is only for show. */
+static void save_again(struct cop_state *state, const char *name)
+{
+	g_autofree char *dir = cop_state_template_dir(state, name);
+	struct cop_template *tpl = cop_state_find_template(state, name, NULL);
+
+	if (tpl) {
+		g_mutex_lock(&tpl->load_lock);
+		(void)cop_template_save(tpl, dir, NULL);
+		g_mutex_unlock(&tpl->load_lock);
+	}
+	cop_template_unref(tpl);
+}
+
+gboolean cop_template_remove(struct cop_state *state, const char *name, GError **error)
+{
+	g_auto(GStrv) vms = NULL, below = NULL;
 	struct cop_template *tpl;
 	gboolean ok = TRUE;
 
@@ -313,25 +336,23 @@ gboolean cop_template_remove(struct cop_state *state, const char *name, GError *
 		ok = cop_gerror_set(error, COP_ERR_IN_USE,
 				    "template '%s' is in use by %s\nremove these VMs first", name,
 				    *vms ? list : "a clone that is starting");
-	} else if (rename(dir, gone) < 0 && errno != ENOENT) {
-		ok = cop_gerror_errno(error, errno, "cannot remove %s", dir);
 	} else {
 		/* Templates frozen from its clones have all they need; they move up. */
-		g_auto(GStrv) below = children(state, name);
-
+		below = children(state, name);
 		for (char **child = below; *child; child++) {
 			struct cop_template *c = g_hash_table_lookup(state->templates, *child);
 
 			g_free(c->parent);
 			c->parent = g_strdup(tpl->parent);
 		}
+		cop_template_remove_folder(state, name);
 		g_hash_table_remove(state->templates, name);
 	}
 	g_mutex_unlock(&state->lock);
-	if (ok) {
-		cop_file_remove_tree(gone);
+	for (char **child = below; child && *child; child++)
+		save_again(state, *child);
+	if (ok)
 		cop_state_collect(state);
-	}
 	return ok;
 }
 

@@ -21,6 +21,8 @@ gboolean cop_template_check(struct cop_state *state, struct cop_template *tpl, g
 			    JsonArray *report, GError **error);
 /* Brings the RAM image into ram_dir when it is not there (after a restart of the host). */
 gboolean cop_template_load(struct cop_state *state, struct cop_template *tpl, GError **error);
+/* Removes a template's folder: renamed first, so that no half of it is taken for a template. */
+void cop_template_remove_folder(struct cop_state *state, const char *name);
 /* Removes a template that no VM needs. */
 gboolean cop_template_remove(struct cop_state *state, const char *name, GError **error);
 /* JSON for the API. Takes the lock. */

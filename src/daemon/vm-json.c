@@ -18,7 +18,21 @@ static JsonObject *times_to_json(const struct cop_start_times *t)
 	return obj;
 }
 
-gboolean cop_vm_save(struct cop_vm *vm, GError **error)
+/* Process ids and start times count from the host's start, which this names. */
+static const char *boot_id(void)
+{
+	static gsize once;
+	static char *id;
+
+	if (g_once_init_enter(&once)) {
+		if (g_file_get_contents("/proc/sys/kernel/random/boot_id", &id, NULL, NULL))
+			g_strstrip(id);
+		g_once_init_leave(&once, 1);
+	}
+	return id ?: "";
+}
+
+static gboolean save(struct cop_vm *vm, gboolean durable, GError **error)
 {
 	g_autofree char *dir = cop_state_vm_dir(vm->state, vm->id);
 	g_autofree char *path = g_build_filename(dir, "vm.json", NULL);
@@ -30,6 +44,7 @@ gboolean cop_vm_save(struct cop_vm *vm, GError **error)
 	json_object_set_string_member(obj, "state", cop_vm_state_word(vm->run));
 	json_object_set_string_member(obj, "reason", vm->reason);
 	cop_json_set_str(obj, "template", vm->template);
+	json_object_set_string_member(obj, "boot_id", boot_id());
 	json_object_set_int_member(obj, "pid", vm->pid);
 	json_object_set_int_member(obj, "pid_start", (gint64)vm->pid_start);
 	cop_json_set_str(obj, "ram_id", vm->ram_id);
@@ -42,7 +57,29 @@ gboolean cop_vm_save(struct cop_vm *vm, GError **error)
 	if (vm->intent)
 		json_object_set_object_member(obj, "intent", json_object_ref(vm->intent));
 	g_mutex_unlock(&vm->state->lock);
-	return cop_json_save(path, obj, FALSE, error);
+	return cop_json_save(path, obj, durable, error);
+}
+
+gboolean cop_vm_save(struct cop_vm *vm, GError **error)
+{
+	return save(vm, FALSE, error);
+}
+
+gboolean cop_vm_save_durable(struct cop_vm *vm, GError **error)
+{
+	return save(vm, TRUE, error);
+}
+
+/* After a restart of the host nothing runs, whatever has the process id now. */
+static void forget_other_boot(struct cop_vm *vm, const char *booted)
+{
+	if (strcmp(booted, boot_id()) == 0 || !vm->pid)
+		return;
+	vm->pid = 0;
+	vm->run = COP_VM_FAILED;
+	g_free(vm->reason);
+	vm->reason = g_strdup("the host was restarted");
+	g_free(g_steal_pointer(&vm->ram_id));
 }
 
 struct cop_vm *cop_vm_read(struct cop_state *state, unsigned id, GError **error)
@@ -61,8 +98,9 @@ struct cop_vm *cop_vm_read(struct cop_state *state, unsigned id, GError **error)
 	machine = cop_machine_from_json(cop_json_obj(obj, "machine"), error);
 	if (!machine)
 		return NULL;
-	if (!cop_name_valid(name) || g_hash_table_contains(state->vms, name)) {
-		cop_gerror_set(error, COP_ERR_DAMAGED, "%s: no proper name", path);
+	if (cop_json_int(obj, "format", 0, NULL) != 1 || !cop_name_valid(name) || g_hash_table_contains(state->vms, name)) {
+		cop_gerror_set(error, COP_ERR_DAMAGED, "%s: another format, or no proper name",
+			       path);
 		cop_machine_free(machine);
 		return NULL;
 	}
@@ -96,6 +134,7 @@ struct cop_vm *cop_vm_read(struct cop_state *state, unsigned id, GError **error)
 		vm->start.load_ms = cop_json_double(start, "load_ms", 0);
 		vm->start.total_ms = cop_json_double(start, "total_ms", 0);
 	}
+	forget_other_boot(vm, cop_json_str(obj, "boot_id", "", NULL));
 	intent = cop_json_obj(obj, "intent");
 	vm->intent = intent ? json_object_ref(intent) : NULL;
 	g_hash_table_insert(state->vms, vm->name, vm);

@@ -361,7 +361,11 @@ gboolean cop_vm_spawn(struct cop_vm *vm, gboolean incoming, GError **error)
 		reap(pid);
 		g_mutex_lock(&state->lock);
 		vm->pid = 0;
+		vm->run = COP_VM_FAILED;
+		g_free(vm->reason);
+		vm->reason = g_strdup("QEMU could not be started");
 		g_mutex_unlock(&state->lock);
+		(void)cop_vm_save(vm, NULL); /* the caller has an error to report already */
 		return FALSE;
 	}
 	cop_fault_point("spawn-running");

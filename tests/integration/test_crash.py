@@ -1,6 +1,7 @@
 """Processes killed at any point: nothing is lost, nothing half-made is left."""
 import os
 import random
+import re
 import signal
 import threading
 
@@ -150,3 +151,33 @@ def test_daemon_killed_at_random(daemon):
     daemon.freeze("m", "last")
     [c] = daemon.clone("last")
     assert daemon.sh(c, "memtool check") == "ok 8 2\n"
+
+
+@pytest.mark.parametrize("point", ["spawn-forked", "spawn-noted", "spawn-running"])
+def test_daemon_killed_while_starting(daemon, data_disk, point):
+    """Would catch: a stopped VM that is taken for a clone that never was, and removed with its disk."""
+    daemon.ready_vm(disks=[{"path": data_disk}])
+    daemon.sh("m", "mke2fs -q /dev/vda >/dev/null 2>&1; mkdir /mnt; mount /dev/vda /mnt; echo kept > /mnt/f; umount /mnt")
+    daemon.freeze("m", "t")
+    daemon.api("POST", "/v1/vms/m/stop", {"force": True})
+    start_with_fault(daemon, point)
+    expect_death(daemon, "POST", "/v1/vms/m/start", None)
+    daemon.start()
+    if daemon.vm("m")["state"] != "running":
+        daemon.api("POST", "/v1/vms/m/start")
+    daemon.ready("m")
+    assert daemon.sh("m", "mount /dev/vda /mnt; cat /mnt/f") == "kept\n"
+
+
+def test_host_restarted(daemon):
+    """Would catch: a stranger's process that is taken for a VM, and ended with it."""
+    daemon.ready_vm()
+    pid = daemon.vm("m")["pid"]
+    daemon.kill()
+    manifest = daemon.dir / "vms/0/vm.json"
+    manifest.write_text(re.sub(r'("boot_id" : )"[^"]*"', r'\1"another"', manifest.read_text()))
+    daemon.start()
+    vm = daemon.vm("m")
+    assert vm["state"] == "failed" and "restarted" in vm["reason"]
+    os.kill(pid, 0)  # it was left alone
+    os.kill(pid, signal.SIGKILL)

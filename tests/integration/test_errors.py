@@ -2,6 +2,7 @@
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 from coppice import ApiError, minimal_machine
@@ -312,3 +313,111 @@ def test_bad_options(options, text):
     from coppice import BUILD
     done = subprocess.run([BUILD / "src/daemon/coppiced", *options], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and text in done.stderr
+
+
+@pytest.mark.parametrize("how", ["slash", "link"])
+def test_other_spellings_of_the_ram_dir(make_daemon, how):
+    """Would catch: a mapping that is not recognized by its path, and a template of wrong bytes."""
+    place = Path(f"/dev/shm/coppice-spelling-{os.getpid()}")
+    place.mkdir(mode=0o700)
+    link = Path(f"/tmp/coppice-spelling-{os.getpid()}")
+    link.symlink_to(place)
+    try:
+        daemon = make_daemon("--ram-dir", f"{place}/" if how == "slash" else str(link), ram_dir=place)
+        daemon.ready_vm()
+        daemon.sh("m", "memtool fill 8 6")
+        daemon.freeze("m", "t1")
+        [c] = daemon.clone("t1")
+        for i in (2, 3):
+            daemon.sh(c, f"echo {i} > /tmp/f")
+            daemon.freeze(c, f"t{i}")
+        [d] = daemon.clone("t3")
+        assert daemon.sh(d, "cat /tmp/f; memtool check") == "3\nok 8 6\n"
+        assert daemon.vm(d)["memory"]["shared_bytes"] > 0
+        daemon.restart()
+        daemon.freeze(c, "t4")
+        [e] = daemon.clone("t4")
+        assert daemon.sh(e, "cat /tmp/f; memtool check") == "3\nok 8 6\n"
+    finally:
+        daemon.options = ("--ram-dir", str(place))
+        daemon.restart()
+        link.unlink()
+
+
+def test_damaged_vm_manifest_is_left_alone(daemon):
+    """Would catch: a new VM that takes the folder of one whose manifest can't be read."""
+    daemon.ready_vm()
+    daemon.api("POST", "/v1/vms/m/stop", {"force": True})
+    manifest = daemon.dir / "vms/0/vm.json"
+    good = manifest.read_text()
+    daemon.kill()
+    manifest.write_text(good[:-20])
+    daemon.start()
+    assert daemon.vms() == {}
+    daemon.run_minimal("other")
+    assert manifest.read_text() == good[:-20]
+    assert any(c["status"] == "fail" and c["name"] == "vms" for c in daemon.api("GET", "/v1/doctor")["checks"])
+    daemon.api("DELETE", "/v1/vms/other?force=true")
+    daemon.kill()
+    manifest.write_text(good)
+    daemon.start()
+    daemon.api("POST", "/v1/vms/m/start")
+    daemon.ready("m")
+
+
+@pytest.fixture
+def fake():
+    """A path for a QEMU that a VM's user can reach."""
+    path = Path(f"/tmp/coppice-fake-{os.getpid()}")
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def test_start_that_fails(fake, daemon):
+    """Would catch: a VM that stays in state starting, and counts as given, when QEMU can't be run."""
+    fake.symlink_to("/usr/bin/qemu-system-x86_64")
+    daemon.options = ("--qemu", str(fake))
+    daemon.restart()
+    daemon.ready_vm()
+    daemon.api("POST", "/v1/vms/m/stop", {"force": True})
+    fake.unlink()
+    fake.write_text("not a program")
+    fake.chmod(0o755)
+    error = refused(daemon, "POST", "/v1/vms/m/start")
+    assert str(fake) in error.message
+    assert daemon.vm("m")["state"] == "failed"
+    assert daemon.api("GET", "/v1/stats")["limits"]["memory_bytes"]["used"] == 0
+    daemon.restart()
+    assert daemon.vm("m")["state"] == "failed"
+    fake.unlink()
+    fake.symlink_to("/usr/bin/qemu-system-x86_64")
+    daemon.api("POST", "/v1/vms/m/start")
+    daemon.ready("m")
+
+
+def test_fork_that_cannot_be(daemon):
+    """Would catch: a fork that freezes, and leaves a template, before it looks at names and limits."""
+    daemon.ready_vm()
+    assert refused(daemon, "POST", "/v1/vms/m/fork", {"names": ["m"]}).code == "name-taken"
+    assert refused(daemon, "POST", "/v1/vms/m/fork", {"count": 500}).code == "limit"
+    assert refused(daemon, "POST", "/v1/vms/m/fork", {"template": "No"}).code == "bad-request"
+    assert daemon.templates() == {} and list(daemon.vms()) == ["m"]
+    assert daemon.vm("m")["template"] is None
+
+
+def test_layer_of_a_template_is_never_written(daemon, tmp_path):
+    """Would catch: a VM that is started on a template's layer, as from a manifest of before a loss of power."""
+    disk = tmp_path / "d.raw"
+    disk.touch()
+    os.truncate(disk, 1 << 20)
+    daemon.ready_vm(disks=[{"path": str(disk), "format": "raw"}])
+    manifest = daemon.dir / "vms/0/vm.json"
+    old = json.loads(manifest.read_text())["machine"]
+    daemon.freeze("m", "t")
+    daemon.api("POST", "/v1/vms/m/stop", {"force": True})
+    daemon.kill()
+    now = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**now, "machine": old}))
+    daemon.start()
+    assert "belongs to a template" in refused(daemon, "POST", "/v1/vms/m/start").message
+    daemon.clone("t")
