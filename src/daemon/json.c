@@ -33,6 +33,10 @@ static gboolean depth_ok(const char *text, gsize len)
 				return FALSE;
 		} else if (c == '}' || c == ']') {
 			depth--;
+		} else if (c == '\'' || c == '/') {
+			/* json-glib takes comments and other strings too, in which brackets would be
+			 * miscounted; JSON has neither. */
+			return FALSE;
 		}
 	}
 	return TRUE;
@@ -46,8 +50,8 @@ JsonObject *cop_json_parse(const char *text, gssize len_bytes, GError **error)
 	JsonNode *root;
 
 	if (!depth_ok(text, len)) {
-		cop_gerror_set(error, COP_ERR_BAD_REQUEST, "JSON nested deeper than %d levels",
-			      MAX_DEPTH);
+		cop_gerror_set(error, COP_ERR_BAD_REQUEST, 
+			       "not valid JSON, or nested deeper than %d levels", MAX_DEPTH);
 		return NULL;
 	}
 	if (!json_parser_load_from_data(parser, text, (gssize)len, &why)) {

@@ -21,15 +21,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Sources are first moved above this, so that no target overwrites one. */
-#define FD_STAGE 400
-
 struct cop_launch *cop_launch_new(const char *program)
 {
 	struct cop_launch *launch = g_new0(struct cop_launch, 1);
 
 	launch->argv = g_ptr_array_new_with_free_func(g_free);
 	launch->env = g_ptr_array_new_with_free_func(g_free);
+	launch->nodes = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
 	launch->fds = g_array_new(FALSE, FALSE, sizeof(int));
 	g_ptr_array_add(launch->argv, g_strdup(program));
 	g_ptr_array_add(launch->env, g_strdup("PATH=/usr/sbin:/usr/bin:/sbin:/bin"));
@@ -46,6 +44,7 @@ void cop_launch_free(struct cop_launch *launch)
 	for (guint i = 0; i < launch->fds->len; i++)
 		close(g_array_index(launch->fds, int, i));
 	g_array_unref(launch->fds);
+	g_hash_table_unref(launch->nodes);
 	g_ptr_array_unref(launch->argv);
 	g_ptr_array_unref(launch->env);
 	g_free(launch);
@@ -87,6 +86,12 @@ void cop_launch_disk(struct cop_launch *launch, const struct cop_disk *disk, uns
 		g_autofree char *backing = below ? g_strdup_printf(",\"backing\":\"%s\"", below)
 						 : g_strdup(layer->raw ? "" : ",\"backing\":null");
 
+		/* Two disks may stand on one image: they share its node. */
+		if (!g_hash_table_add(launch->nodes, g_strdup(node))) {
+			g_free(g_steal_pointer(&below));
+			below = g_steal_pointer(&node);
+			continue;
+		}
 		cop_launch_arg(launch, "-add-fd");
 		cop_launch_arg(launch, "set=%d,fd=%d", layer_fds[i], layer_fds[i]);
 		cop_launch_arg(launch, "-blockdev");
@@ -207,6 +212,8 @@ static void child(struct cop_launch *launch, const struct cop_launch_process *pr
 	static const struct rlimit no_core = {0, 0};
 	char **argv = (char **)launch->argv->pdata, **env = (char **)launch->env->pdata;
 	guint nr = launch->fds->len;
+	/* Sources are first moved to here and above, so that no target overwrites one. */
+	int stage = COP_LAUNCH_FIRST_FD + (int)nr;
 	int *fds = (int *)launch->fds->data;
 	sigset_t none;
 	char go;
@@ -224,12 +231,12 @@ static void child(struct cop_launch *launch, const struct cop_launch_process *pr
 		_exit(127);
 	if (process->cgroup_procs_fd >= 0 && write(process->cgroup_procs_fd, "0", 1) != 1)
 		goto fail;
-	pair_fd = fcntl(pair_fd, F_DUPFD_CLOEXEC, FD_STAGE);
-	log_fd = fcntl(log_fd, F_DUPFD_CLOEXEC, FD_STAGE);
+	pair_fd = fcntl(pair_fd, F_DUPFD_CLOEXEC, stage);
+	log_fd = fcntl(log_fd, F_DUPFD_CLOEXEC, stage);
 	if (pair_fd < 0 || log_fd < 0)
 		goto fail;
 	for (guint i = 0; i < nr; i++) {
-		fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, FD_STAGE);
+		fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, stage);
 		if (fds[i] < 0)
 			goto fail;
 	}
@@ -242,8 +249,7 @@ static void child(struct cop_launch *launch, const struct cop_launch_process *pr
 	close(0);
 	if (open("/dev/null", O_RDONLY) != 0)
 		goto fail;
-	(void)close_range(COP_LAUNCH_FIRST_FD + nr, FD_STAGE - 1, 0);
-	(void)close_range(FD_STAGE, ~0U, CLOSE_RANGE_CLOEXEC);
+	(void)close_range((unsigned)stage, ~0U, CLOSE_RANGE_CLOEXEC);
 	(void)setrlimit(RLIMIT_CORE, &no_core);
 	if (process->uid != (uid_t)-1) {
 		gid_t groups[1] = {process->extra_gid};

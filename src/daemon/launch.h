@@ -15,6 +15,7 @@
 struct cop_launch {
 	GPtrArray *argv; /* char *, owned */
 	GPtrArray *env;  /* char * "NAME=value", owned; added to a minimal environment */
+	GHashTable *nodes; /* names of the block nodes that argv has, a set */
 	GArray *fds;	 /* int, owned: number i becomes descriptor COP_LAUNCH_FIRST_FD + i */
 };
 

@@ -180,13 +180,16 @@ static gboolean disks_from_json(struct cop_machine *machine, JsonArray *disks, G
 struct cop_machine *cop_machine_from_json(JsonObject *obj, GError **error)
 {
 	struct cop_machine *machine = cop_machine_new();
+	gint64 memory, cpus;
 	GError *why = NULL;
 	char **extra;
 
 	machine->type = g_strdup(cop_json_str(obj, "type", "", &why));
 	machine->accel = g_strdup(cop_json_str(obj, "accel", "", &why));
-	machine->memory_bytes = (uint64_t)cop_json_int(obj, "memory_bytes", 0, &why);
-	machine->cpus = (unsigned)cop_json_int(obj, "cpus", 1, &why);
+	memory = cop_json_int(obj, "memory_bytes", 0, &why);
+	cpus = cop_json_int(obj, "cpus", 1, &why);
+	machine->memory_bytes = (uint64_t)memory;
+	machine->cpus = (unsigned)cpus;
 	machine->display = g_strdup(cop_json_str(obj, "display", "none", &why));
 	machine->network = g_strdup(cop_json_str(obj, "network", "none", &why));
 	machine->kernel = g_strdup(cop_json_str(obj, "kernel", NULL, &why));
@@ -197,9 +200,13 @@ struct cop_machine *cop_machine_from_json(JsonObject *obj, GError **error)
 		g_strfreev(machine->extra_args);
 		machine->extra_args = extra;
 	}
+	if (!why && !cop_json_arr(obj, "disks"))
+		cop_gerror_set(&why, COP_ERR_DAMAGED, "a machine description without disks");
 	if (!why)
 		disks_from_json(machine, cop_json_arr(obj, "disks"), &why);
-	if (!why && (!*machine->type || !machine->memory_bytes || !machine->cpus ||
+	if (!why && (!*machine->type || strchr(machine->type, ',') || memory <= 0 || cpus < 1 ||
+		     cpus > 1024 ||
+		     (strcmp(machine->accel, "tcg") != 0 && strcmp(machine->accel, "kvm") != 0) ||
 		     (machine->kernel && !plain_name(machine->kernel)) ||
 		     (machine->initrd && !plain_name(machine->initrd))))
 		cop_gerror_set(&why, COP_ERR_DAMAGED, "an incomplete machine description");

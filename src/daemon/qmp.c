@@ -43,7 +43,7 @@ struct cop_qmp {
 	GCond cond;
 	int fd;
 	gboolean closed;
-	guint source;
+	GSource *source; /* while it is attached */
 	GString *in;
 	guint64 next_id, seq;
 	GHashTable *replies;
@@ -82,7 +82,7 @@ static void take_reply(struct cop_qmp *qmp, JsonObject *msg)
 	struct reply *reply = g_hash_table_lookup(qmp->replies, &id);
 	JsonObject *err = cop_json_obj(msg, "error");
 
-	if (!reply)
+	if (!reply || reply->done)
 		return;
 	if (err)
 		reply->error = g_strdup(cop_json_str(err, "desc", "unknown error", NULL));
@@ -103,8 +103,9 @@ static void take_event(struct cop_qmp *qmp, const char *name, JsonObject *msg)
 	ev->seq = qmp->seq;
 	ev->name = g_strdup(name);
 	ev->data = data ? json_object_ref(data) : NULL;
-	ev->time_us = cop_json_int(stamp, "seconds", 0, NULL) * G_USEC_PER_SEC +
-		      cop_json_int(stamp, "microseconds", 0, NULL);
+	/* Unsigned, as a QEMU that a guest has taken over may send any number. */
+	ev->time_us = (gint64)((guint64)cop_json_int(stamp, "seconds", 0, NULL) * G_USEC_PER_SEC +
+			       (guint64)cop_json_int(stamp, "microseconds", 0, NULL));
 }
 
 /* Takes one line; returns an event's message for the callback, or NULL. */
@@ -163,7 +164,7 @@ static gboolean on_readable(gint fd, GIOCondition condition, gpointer user)
 	alive = !qmp->closed && read_some(qmp, events);
 	if (!alive) {
 		qmp->closed = TRUE;
-		qmp->source = 0;
+		g_clear_pointer(&qmp->source, g_source_unref);
 	}
 	g_cond_broadcast(&qmp->cond);
 	g_mutex_unlock(&qmp->lock);
@@ -208,10 +209,13 @@ static gboolean attach(gpointer user)
 	struct cop_qmp *qmp = user;
 
 	g_mutex_lock(&qmp->lock);
-	if (!qmp->closed)
-		qmp->source = g_unix_fd_add_full(G_PRIORITY_HIGH, qmp->fd,
-						 G_IO_IN | G_IO_HUP | G_IO_ERR, on_readable,
-						 cop_qmp_ref(qmp), (GDestroyNotify)cop_qmp_unref);
+	if (!qmp->closed) {
+		qmp->source = g_unix_fd_source_new(qmp->fd, G_IO_IN | G_IO_HUP | G_IO_ERR);
+		g_source_set_priority(qmp->source, G_PRIORITY_HIGH);
+		g_source_set_callback(qmp->source, G_SOURCE_FUNC(on_readable), cop_qmp_ref(qmp),
+				      (GDestroyNotify)cop_qmp_unref);
+		g_source_attach(qmp->source, NULL);
+	}
 	g_mutex_unlock(&qmp->lock);
 	cop_qmp_unref(qmp);
 	return G_SOURCE_REMOVE;
@@ -250,22 +254,25 @@ struct cop_qmp *cop_qmp_connect(const char *path, int timeout_ms, cop_qmp_event_
 
 void cop_qmp_close(struct cop_qmp *qmp)
 {
-	guint source;
+	GSource *source;
 
 	if (!qmp)
 		return;
 	g_mutex_lock(&qmp->lock);
-	source = qmp->source;
-	qmp->source = 0;
+	source = g_steal_pointer(&qmp->source);
 	qmp->closed = TRUE;
 	shutdown(qmp->fd, SHUT_RDWR);
 	g_cond_broadcast(&qmp->cond);
 	g_mutex_unlock(&qmp->lock);
-	if (source)
-		g_source_remove(source);
+	if (source) {
+		g_source_destroy(source); /* by any thread, unlike g_source_remove() */
+		g_source_unref(source);
+	}
 }
 
-static gboolean send_all(struct cop_qmp *qmp, const char *text, gsize len, int fd)
+/* A QEMU that does not read must not hold its caller longer than the caller waits. */
+static gboolean send_all(struct cop_qmp *qmp, const char *text, gsize len, int fd,
+			 gint64 deadline_us)
 {
 	union {
 		struct cmsghdr hdr;
@@ -287,7 +294,16 @@ static gboolean send_all(struct cop_qmp *qmp, const char *text, gsize len, int f
 			c->cmsg_len = CMSG_LEN(sizeof(int));
 			memcpy(CMSG_DATA(c), &fd, sizeof(int));
 		}
-		n = sendmsg(qmp->fd, &msg, MSG_NOSIGNAL);
+		n = sendmsg(qmp->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n < 0 && errno == EAGAIN) {
+			struct pollfd pfd = {.fd = qmp->fd, .events = POLLOUT};
+			gint64 left_us = deadline_us - g_get_monotonic_time();
+
+			if (left_us <= 0)
+				return FALSE;
+			(void)poll(&pfd, 1, (int)(left_us / 1000) + 1); /* looked at above */
+			continue;
+		}
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
@@ -320,7 +336,9 @@ gboolean cop_qmp_call(struct cop_qmp *qmp, const char *command, JsonObject *args
 	text = cop_json_print(msg, FALSE);
 
 	g_mutex_lock(&qmp->write_lock);
-	sent = send_all(qmp, text, strlen(text), fd);
+	sent = send_all(qmp, text, strlen(text), fd, deadline_us);
+	if (!sent) /* half a command may be out: nothing sensible can follow it */
+		shutdown(qmp->fd, SHUT_RDWR);
 	g_mutex_unlock(&qmp->write_lock);
 
 	g_mutex_lock(&qmp->lock);
@@ -334,7 +352,7 @@ gboolean cop_qmp_call(struct cop_qmp *qmp, const char *command, JsonObject *args
 			      reply.error);
 	else if (reply.done)
 		ok = TRUE;
-	else if (!sent || qmp->closed)
+	else if ((!sent || qmp->closed) && g_get_monotonic_time() < deadline_us)
 		cop_gerror_set(error, COP_ERR_INTERNAL, "QEMU ended during '%s'", command);
 	else
 		cop_gerror_set(error, COP_ERR_TIMEOUT, "QEMU did not answer '%s' within %d ms",

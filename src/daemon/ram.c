@@ -88,6 +88,15 @@ static gboolean check_room(struct cop_state *state, uint64_t size_bytes, GError 
 			      need, state->config->ram_dir, left_text);
 }
 
+/* Takes back what cop_ram_new() made. */
+static void drop_image(struct cop_state *state, const char *id)
+{
+	g_autofree char *path = cop_state_ram_path(state, id);
+
+	(void)unlink(path); /* it may not be there */
+	cop_state_unpin(state, id);
+}
+
 char *cop_ram_new(struct cop_state *state, uint64_t size_bytes, GError **error)
 {
 	g_autofree char *id = cop_file_random_id();
@@ -104,7 +113,7 @@ char *cop_ram_new(struct cop_state *state, uint64_t size_bytes, GError **error)
 					 " bytes in %s", size_bytes, state->config->ram_dir);
 			close(fd);
 		}
-		cop_state_unpin(state, id);
+		drop_image(state, id);
 		return NULL;
 	}
 	close(fd);
@@ -492,13 +501,14 @@ gboolean cop_ram_save(struct cop_state *state, const char *ram_id, const char *p
 	return ok;
 }
 
-static gboolean check_chunk(const uint8_t *buf, size_t len, gboolean hole, const char *wanted)
+static gboolean check_chunk(const uint8_t *buf, size_t len, gboolean hole, JsonNode *wanted)
 {
+	const char *sum = JSON_NODE_HOLDS_VALUE(wanted) ? json_node_get_string(wanted) : NULL;
 	char text[17] = "";
 
 	if (!hole && !all_zero(buf, len))
 		sum_text(buf, len, text);
-	return strcmp(text, wanted) == 0;
+	return g_strcmp0(text, sum) == 0;
 }
 
 gboolean cop_ram_load(struct cop_state *state, const char *path, JsonObject *sums, char **ret_id,
@@ -535,7 +545,7 @@ gboolean cop_ram_load(struct cop_state *state, const char *path, JsonObject *sum
 		if (!read_chunk(in, buf, len, pos, &hole))
 			ok = cop_gerror_errno(error, errno, "cannot read %s", path);
 		else if (!check_chunk(buf, len, hole,
-				      json_array_get_string_element(chunks, (guint)i)))
+				      json_array_get_element(chunks, (guint)i)))
 			ok = cop_gerror_set(error, COP_ERR_DAMAGED,
 					    "the RAM image %s was altered: checksum differs at byte "
 					    "%" PRIu64 "\nrestore the file, or remove the template",
@@ -552,7 +562,7 @@ gboolean cop_ram_load(struct cop_state *state, const char *path, JsonObject *sum
 	if (ok && ret_id)
 		*ret_id = g_steal_pointer(&id);
 	else if (id)
-		cop_state_unpin(state, id);
+		drop_image(state, id);
 	return ok;
 }
 

@@ -72,6 +72,8 @@ static void read_templates(struct cop_state *state)
 {
 	g_autofree char *folder = g_build_filename(state->config->dir, "templates", NULL);
 	g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
+	struct cop_template *child;
+	GHashTableIter iter;
 	const char *name;
 
 	while (dir && (name = g_dir_read_name(dir))) {
@@ -84,6 +86,12 @@ static void read_templates(struct cop_state *state)
 		}
 		tpl = cop_template_read(state, name);
 		g_hash_table_insert(state->templates, tpl->name, tpl);
+	}
+	/* A parent that was removed is not noted in its children's manifests. */
+	g_hash_table_iter_init(&iter, state->templates);
+	while (g_hash_table_iter_next(&iter, NULL, (void **)&child)) {
+		if (child->parent && !g_hash_table_contains(state->templates, child->parent))
+			g_clear_pointer(&child->parent, g_free);
 	}
 }
 

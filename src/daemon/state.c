@@ -475,6 +475,7 @@ static void drop_ephemeral(struct cop_state *state)
 			used = g_strcmp0(vm->template, tpl->name) == 0;
 		if (!used) {
 			cop_template_remove_folder(state, tpl->name);
+			cop_template_lift_children(state, tpl);
 			g_hash_table_iter_remove(&iter);
 		}
 	}
@@ -532,13 +533,21 @@ static void mark_machine(GHashTable *used, const struct cop_machine *machine)
 	}
 }
 
+/* As cop_file_random_id() makes them, with or without an ending. */
+static gboolean own_name(const char *name)
+{
+	return strspn(name, "0123456789abcdef") == 16 &&
+	       (name[16] == '\0' || strcmp(name + 16, ".qcow2") == 0);
+}
+
 static void sweep(const char *folder, GHashTable *used)
 {
 	g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
 	const char *name;
 
 	while (dir && (name = g_dir_read_name(dir))) {
-		if (!g_hash_table_contains(used, name)) {
+		/* A stranger's file in a folder that was given is left alone. */
+		if (own_name(name) && !g_hash_table_contains(used, name)) {
 			g_autofree char *path = g_build_filename(folder, name, NULL);
 
 			g_info("removing %s, which nothing uses", path);

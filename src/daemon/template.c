@@ -303,23 +303,23 @@ void cop_template_remove_folder(struct cop_state *state, const char *name)
 	cop_file_remove_tree(gone);
 }
 
-/* A template whose parent has changed; the name there is only for show. */
-static void save_again(struct cop_state *state, const char *name)
+void cop_template_lift_children(struct cop_state *state, const struct cop_template *tpl)
 {
-	g_autofree char *dir = cop_state_template_dir(state, name);
-	struct cop_template *tpl = cop_state_find_template(state, name, NULL);
+	GHashTableIter iter;
+	struct cop_template *child;
 
-	if (tpl) {
-		g_mutex_lock(&tpl->load_lock);
-		(void)cop_template_save(tpl, dir, NULL);
-		g_mutex_unlock(&tpl->load_lock);
+	g_hash_table_iter_init(&iter, state->templates);
+	while (g_hash_table_iter_next(&iter, NULL, (void **)&child)) {
+		if (g_strcmp0(child->parent, tpl->name) == 0) {
+			g_free(child->parent);
+			child->parent = g_strdup(tpl->parent);
+		}
 	}
-	cop_template_unref(tpl);
 }
 
 gboolean cop_template_remove(struct cop_state *state, const char *name, GError **error)
 {
-	g_auto(GStrv) vms = NULL, below = NULL;
+	g_auto(GStrv) vms = NULL;
 	struct cop_template *tpl;
 	gboolean ok = TRUE;
 
@@ -337,20 +337,11 @@ gboolean cop_template_remove(struct cop_state *state, const char *name, GError *
 				    "template '%s' is in use by %s\nremove these VMs first", name,
 				    *vms ? list : "a clone that is starting");
 	} else {
-		/* Templates frozen from its clones have all they need; they move up. */
-		below = children(state, name);
-		for (char **child = below; *child; child++) {
-			struct cop_template *c = g_hash_table_lookup(state->templates, *child);
-
-			g_free(c->parent);
-			c->parent = g_strdup(tpl->parent);
-		}
+		cop_template_lift_children(state, tpl);
 		cop_template_remove_folder(state, name);
 		g_hash_table_remove(state->templates, name);
 	}
 	g_mutex_unlock(&state->lock);
-	for (char **child = below; child && *child; child++)
-		save_again(state, *child);
 	if (ok)
 		cop_state_collect(state);
 	return ok;

@@ -23,6 +23,9 @@ gboolean cop_template_check(struct cop_state *state, struct cop_template *tpl, g
 gboolean cop_template_load(struct cop_state *state, struct cop_template *tpl, GError **error);
 /* Removes a template's folder: renamed first, so that no half of it is taken for a template. */
 void cop_template_remove_folder(struct cop_state *state, const char *name);
+/* Templates frozen from clones of this one have all they need: its parent becomes theirs. With the
+ * lock held. */
+void cop_template_lift_children(struct cop_state *state, const struct cop_template *tpl);
 /* Removes a template that no VM needs. */
 gboolean cop_template_remove(struct cop_state *state, const char *name, GError **error);
 /* JSON for the API. Takes the lock. */

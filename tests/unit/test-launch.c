@@ -411,7 +411,6 @@ static void test_one_base_for_two_disks(void **state)
 										    NULL};
 	static const int fds[] = {3, 4, 5, 6};
 
-	known_bug("two disks over one image have nodes of the same name");
 	struct cop_disk *x = disk_of(first, FALSE), *y = disk_of(second, FALSE);
 	struct cop_launch *launch = cop_launch_new("qemu");
 	g_autoptr(GHashTable) seen = g_hash_table_new(g_str_hash, g_str_equal);
@@ -521,7 +520,6 @@ static void test_many_descriptors(void **state)
 	g_autofree char *text = NULL;
 	unsigned lines = 0;
 
-	known_bug("from 398 descriptors on, some are lost: they overlap the staging numbers");
 	launch = shell(LIST_FDS);
 	for (int i = 0; i < NR; i++)
 		(void)cop_launch_fd(launch, open("/dev/zero", O_RDONLY | O_CLOEXEC));

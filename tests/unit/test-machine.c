@@ -63,6 +63,7 @@ static struct cop_machine *random_machine(GRand *rand)
 	g_autofree char *type = random_text(rand);
 
 	m->type = g_strconcat("pc", type, NULL);
+	g_strdelimit(m->type, ",", ';'); /* refused: it would add options */
 	m->accel = g_strdup(g_rand_boolean(rand) ? "tcg" : "kvm");
 	m->memory_bytes = random_figure(rand) | 1;
 	m->cpus = (unsigned)g_rand_int_range(rand, 1, 65);
@@ -236,7 +237,6 @@ static void test_wrong_members(void **state)
 /* Catches: a negative or huge figure that becomes another one when it is narrowed. */
 static void test_figures_out_of_range(void **state)
 {
-	known_bug("cpus and memory_bytes are narrowed without a check");
 	static const char *const cases[][2] = {
 		{"cpus", "-1"},
 		{"cpus", "4294967297"},
@@ -256,7 +256,6 @@ static void test_figures_out_of_range(void **state)
  * them. */
 static void test_lost_parts(void **state)
 {
-	known_bug("disks of another type count as none, no accelerator as KVM");
 	static const char *const cases[][2] = {
 		{"disks", "\"x\""},
 		{"disks", "{}"},

@@ -284,7 +284,6 @@ static void test_other_sums(void **state)
 static void test_sums_of_another_type(void **state)
 {
 	static const char *const elements[] = {"null", "1", "{}", "[]"};
-	known_bug("a checksum that is no text ends the daemon: strcmp() with NULL");
 	g_autofree char *id = mixed_image();
 	g_autoptr(JsonObject) sums = save(id);
 
@@ -303,7 +302,6 @@ static void test_sums_of_another_type(void **state)
 /* Catches: a pin that keeps a useless image for ever after a failed load, or the image itself. */
 static void test_failed_load_leaves_nothing(void **state)
 {
-	known_bug("the half-loaded image stays until the next collection");
 	g_autofree char *id = mixed_image();
 	g_autoptr(JsonObject) sums = save(id);
 	char *back_id = (char *)"untouched";

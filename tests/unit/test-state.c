@@ -255,21 +255,21 @@ static struct cop_template *add_template(const char *name, struct cop_machine *m
 }
 
 /* What test_collect() names, in the order of the reason why it stays. */
-static const char *const kept[] = {"disks/base", "disks/top",  "disks/tpl", "disks/pin",
+static const char *const kept[] = {"disks/base", "disks/00000000000000ae.qcow2",  "disks/00000000000000ad.qcow2", "disks/00000000000000af",
 				   "blobs/kern", "blobs/init", "ram/vmram", "ram/tplram"};
-static const char *const unnamed[] = {"disks/old", "disks/top.new", "blobs/old", "ram/old"};
+static const char *const unnamed[] = {"disks/00000000000000aa", "disks/00000000000000ab.qcow2", "blobs/00000000000000aa", "ram/00000000000000aa"};
 
 static void lay_out(void)
 {
 	struct cop_vm *vm = one("a");
-	struct cop_template *tpl = add_template("t", machine_new(NULL, "tpl"));
+	struct cop_template *tpl = add_template("t", machine_new(NULL, "00000000000000ad.qcow2"));
 
-	vm->machine = machine_new("base", "top");
+	vm->machine = machine_new("base", "00000000000000ae.qcow2");
 	vm->machine->kernel = g_strdup("kern");
 	vm->machine->initrd = g_strdup("init");
 	vm->ram_id = g_strdup("vmram");
 	tpl->ram_id = g_strdup("tplram");
-	cop_state_pin(st, "pin");
+	cop_state_pin(st, "00000000000000af");
 	for (size_t i = 0; i < G_N_ELEMENTS(kept); i++)
 		touch(kept[i]);
 	for (size_t i = 0; i < G_N_ELEMENTS(unnamed); i++)
@@ -294,10 +294,10 @@ static void test_collect(void **state)
 	lay_out();
 	cop_state_collect(st);
 	expect_files(FALSE);
-	cop_state_unpin(st, "pin");
+	cop_state_unpin(st, "00000000000000af");
 	cop_state_collect(st);
-	assert_false(exists("disks/pin"));
-	assert_true(exists("disks/top"));
+	assert_false(exists("disks/00000000000000af"));
+	assert_true(exists("disks/00000000000000ae.qcow2"));
 }
 
 /* Catches: files removed that a manifest names which could not be read. */
@@ -324,15 +324,15 @@ static void test_forget(void **state)
 	cop_vm_ref(vm);
 	touch("user.img");
 	touch("disks/shared");
-	touch("disks/mine");
+	touch("disks/00000000000000ac.qcow2");
 	assert_int_equal(mkdir(vm_dir, 0700), 0);
-	vm->machine = machine_new(image, "mine");
+	vm->machine = machine_new(image, "00000000000000ac.qcow2");
 	other->machine = machine_new(image, "shared");
 	g_ptr_array_insert(((struct cop_disk *)vm->machine->disks->pdata[0])->layers, 1,
 			   cop_layer_new("shared", FALSE, FALSE));
 	cop_state_forget_vm(vm);
 	assert_int_equal(access(vm_dir, F_OK), -1);
-	assert_false(exists("disks/mine"));
+	assert_false(exists("disks/00000000000000ac.qcow2"));
 	assert_true(exists("disks/shared") && exists("user.img"));
 	assert_int_equal(cop_state_nr_vms(st), 1);
 	cop_vm_unref(vm);
@@ -342,7 +342,7 @@ static void test_forget(void **state)
 /* Catches: a fork's template that outlives its last VM, or goes while one is left. */
 static void test_ephemeral_template(void **state)
 {
-	struct cop_template *tpl = add_template("t", machine_new(NULL, "tpl"));
+	struct cop_template *tpl = add_template("t", machine_new(NULL, "00000000000000ad.qcow2"));
 	struct cop_vm *a = one("a"), *b = one("b");
 
 	tpl->ephemeral = TRUE;
@@ -363,9 +363,8 @@ static void test_children_of_an_ephemeral_template(void **state)
 {
 	struct cop_template *tpl, *child;
 
-	known_bug("children of an ephemeral template keep its name as their parent");
-	tpl = add_template("t", machine_new(NULL, "tpl"));
-	child = add_template("child", machine_new("tpl", "top"));
+	tpl = add_template("t", machine_new(NULL, "00000000000000ad.qcow2"));
+	child = add_template("child", machine_new("00000000000000ad.qcow2", "00000000000000ae.qcow2"));
 	tpl->ephemeral = TRUE;
 	tpl->parent = g_strdup("grandparent");
 	child->parent = g_strdup("t");
@@ -377,15 +376,15 @@ static void test_children_of_an_ephemeral_template(void **state)
 /* Catches: a template removed under its clones; children left with a parent that is gone. */
 static void test_template_remove(void **state)
 {
-	struct cop_template *tpl = add_template("t", machine_new(NULL, "tpl"));
-	struct cop_template *child = add_template("child", machine_new("tpl", "top"));
+	struct cop_template *tpl = add_template("t", machine_new(NULL, "00000000000000ad.qcow2"));
+	struct cop_template *child = add_template("child", machine_new("00000000000000ad.qcow2", "00000000000000ae.qcow2"));
 	struct cop_vm *vm = one("a");
 	GError *error = NULL;
 
 	tpl->parent = g_strdup("grandparent");
 	child->parent = g_strdup("t");
-	touch("disks/tpl");
-	touch("disks/top");
+	touch("disks/00000000000000ad.qcow2");
+	touch("disks/00000000000000ae.qcow2");
 	assert_false(cop_template_remove(st, "none", &error));
 	expect_error(&error, COP_ERR_NOT_FOUND, "'none'");
 	vm->template = g_strdup("t");
@@ -403,17 +402,17 @@ static void test_template_remove(void **state)
 	assert_true(cop_template_remove(st, "t", &error));
 	expect_no_error(error);
 	assert_string_equal(child->parent, "grandparent");
-	assert_true(exists("disks/tpl")); /* the child stands on it */
+	assert_true(exists("disks/00000000000000ad.qcow2")); /* the child stands on it */
 	assert_true(cop_template_remove(st, "child", &error));
-	assert_false(exists("disks/tpl") || exists("disks/top"));
+	assert_false(exists("disks/00000000000000ad.qcow2") || exists("disks/00000000000000ae.qcow2"));
 }
 
 /* A template's folder with a manifest; caller owns the sums of the template. */
 static struct cop_template *saved_template(void)
 {
-	struct cop_template *tpl = add_template("t", machine_new(NULL, "tpl"));
+	struct cop_template *tpl = add_template("t", machine_new(NULL, "00000000000000ad.qcow2"));
 	g_autofree char *folder = at("templates/t"), *state_file = at("templates/t/state");
-	g_autofree char *disk = at("disks/tpl");
+	g_autofree char *disk = at("disks/00000000000000ad.qcow2");
 	GError *error = NULL;
 
 	assert_int_equal(mkdir(folder, 0700), 0);
@@ -422,7 +421,7 @@ static struct cop_template *saved_template(void)
 	tpl->sums = json_object_new();
 	json_object_set_object_member(tpl->sums, "ram", json_object_new());
 	assert_true(cop_template_sum_file(tpl->sums, "state", state_file, &error));
-	assert_true(cop_template_sum_file(tpl->sums, "disks/tpl", disk, &error));
+	assert_true(cop_template_sum_file(tpl->sums, "disks/00000000000000ad.qcow2", disk, &error));
 	tpl->parent = g_strdup("p");
 	tpl->created_s = 123;
 	tpl->times.window_ms = 1.25;
@@ -450,7 +449,7 @@ static void test_template_round_trip(void **state)
 /* Catches: an altered, cut or missing part of a template that is used all the same. */
 static void test_template_check(void **state)
 {
-	static const char *const parts[] = {"templates/t/state", "disks/tpl"};
+	static const char *const parts[] = {"templates/t/state", "disks/00000000000000ad.qcow2"};
 	struct cop_template *tpl = saved_template();
 	GError *error = NULL;
 

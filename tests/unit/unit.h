@@ -60,16 +60,6 @@ static inline void write_file(const char *path, const char *text)
 	expect_no_error(error);
 }
 
-/* First in a test that fails because of a bug that is known and not mended yet: skips it, unless
- * COPPICE_TEST_KNOWN_BUGS is set. Take the call out when the bug is gone. */
-static inline void known_bug(const char *what)
-{
-	if (!g_getenv("COPPICE_TEST_KNOWN_BUGS")) {
-		print_message("known bug: %s\n", what);
-		skip();
-	}
-}
-
 /* Names in the folder, for counting. */
 static inline unsigned nr_files(const char *folder)
 {
