@@ -486,6 +486,13 @@ void cop_store_get_stats(const struct cop_store *s, struct cop_store_stats *ret_
 		ret_stats->memory_bytes += ((uint64_t)s->sketches.mask + 1) * sizeof(uint32_t);
 }
 
+unsigned int cop_store_coder(const struct cop_store *s, uint32_t record)
+{
+	struct cop_record_view v;
+
+	return cop_record_of(s, record, &v) ? COP_NR_CODERS : v.coder;
+}
+
 void cop_store_set_hook(struct cop_store *s,
 			void (*hook)(void *, size_t, const void *, size_t), void *ctx)
 {

@@ -122,6 +122,9 @@ void cop_store_get_stats(const struct cop_store *s, struct cop_store_stats *ret_
 /* A few bits of a record's checksum: who keeps a record's number keeps them too, and finds out if it names another record. */
 unsigned int cop_store_tag(const struct cop_store *s, uint32_t record);
 
+/* Its coder, for statistics; COP_NR_CODERS if there is no such record. */
+unsigned int cop_store_coder(const struct cop_store *s, uint32_t record);
+
 /* For tests: see arena.h. */
 void cop_store_set_hook(struct cop_store *s,
 			void (*hook)(void *, size_t, const void *, size_t), void *ctx);
