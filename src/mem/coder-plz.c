@@ -6,11 +6,12 @@
  *
  * Data: u8 literal table | token table << 4; u8 distance table | lengths table << 3 | raw literals << 6; then numbers in LEB128:
  * nr_seqs; nr_literals; unless raw, bytes of the literal section, and if nr_literals >= 256 its first half's; if nr_seqs, bytes of
- * the token section, bytes of the third section. Then the sections:
- *   literals   raw, or two streams towards each other (huf.h), or from 256 literals on two such pairs
- *   tokens     the first half forward, the second half backward
- *   third      distance symbols forward, length symbols backward
- *   extra      the rest: extra bits, least significant first: per sequence literal length, copy length, distance
+ * the token section, number of distance symbols, bytes of the distance section, number of length symbols. Then the sections:
+ *   literals   raw, or a pair of streams towards each other (huf.h), or from 256 literals on two such pairs
+ *   tokens     a pair, a token a sequence
+ *   distances  a pair
+ *   rest       from its start, extra bits, least significant first: per sequence literal length, copy length, distance; from its
+ *              end, backward, length symbols
  *
  * A token: literals 0..6, 7 = 7 + a length symbol | (copy bytes - 3) 0..14, 15 = 15 + a length symbol << 3 | last distance again << 7.
  * Length symbol s: s < 192: s; else 192 + (s - 192) * 128 + 7 extra bits. Distance symbol: 0, 1 = second, third most
@@ -32,7 +33,7 @@ enum {
 	DISTANCE_PLAIN = 16,
 	PAIRS_FROM = 256, /* literals from which two pairs of streams are used */
 	RAW_FLAG = 64,
-	HEADER_MAX = 2 + 6 * 2,
+	HEADER_MAX = 2 + 8 * 2,
 };
 
 struct bits {
@@ -137,9 +138,9 @@ size_t cop_plz_encode(struct cop_encoder *e, const uint8_t *page, const uint8_t 
 		      uint8_t *dst)
 {
 	const struct cop_huf(*table)[COP_MODEL_TABLES] = e->model->table;
-	size_t dict_bytes = dict ? COP_PAGE_BYTES : 0, n, half, mid_bytes = 0, literal_bytes;
+	size_t dict_bytes = dict ? COP_PAGE_BYTES : 0, n, mid_bytes = 0, literal_bytes;
 	uint8_t extra[COP_LZ_MAX_SEQS * 4 + 8], *out = e->sections, *p = dst;
-	unsigned int choice[COP_NR_ALPHABETS], bits[COP_NR_ALPHABETS], token_bytes, third_bytes;
+	unsigned int choice[COP_NR_ALPHABETS], bits[COP_NR_ALPHABETS], token_bytes, distance_bytes;
 	struct parts s;
 
 	if (dict) {
@@ -168,19 +169,13 @@ size_t cop_plz_encode(struct cop_encoder *e, const uint8_t *page, const uint8_t 
 		const uint8_t *lit = e->literals;
 
 		if (n >= PAIRS_FROM) {
-			size_t q = (n + 3) / 4;
+			size_t half = cop_huf_half(n);
 
-			mid_bytes = cop_huf_encode(h, lit, q, false, out);
-			mid_bytes += cop_huf_encode(h, lit + q, q, true, out + mid_bytes);
-			literal_bytes = mid_bytes;
-			literal_bytes += cop_huf_encode(h, lit + 2 * q, q, false, out + literal_bytes);
-			literal_bytes += cop_huf_encode(h, lit + 3 * q, n - 3 * q, true,
-							out + literal_bytes);
+			mid_bytes = cop_huf_encode_pair(h, lit, half, out);
+			literal_bytes = mid_bytes + cop_huf_encode_pair(h, lit + half, n - half,
+									out + mid_bytes);
 		} else {
-			half = (n + 1) / 2;
-			literal_bytes = cop_huf_encode(h, lit, half, false, out);
-			literal_bytes += cop_huf_encode(h, lit + half, n - half, true,
-							out + literal_bytes);
+			literal_bytes = cop_huf_encode_pair(h, lit, n, out);
 		}
 		p = put_leb(p, literal_bytes);
 		if (n >= PAIRS_FROM)
@@ -188,25 +183,23 @@ size_t cop_plz_encode(struct cop_encoder *e, const uint8_t *page, const uint8_t 
 	}
 	out += literal_bytes;
 	if (s.nr_tokens) {
-		const struct cop_huf *h = &table[COP_TOKENS][choice[COP_TOKENS]];
-
-		half = (s.nr_tokens + 1) / 2;
-		token_bytes = cop_huf_encode(h, e->tokens, half, false, out);
-		token_bytes += cop_huf_encode(h, e->tokens + half, s.nr_tokens - half, true,
-					      out + token_bytes);
+		token_bytes = cop_huf_encode_pair(&table[COP_TOKENS][choice[COP_TOKENS]], e->tokens,
+						  s.nr_tokens, out);
 		out += token_bytes;
-		third_bytes = cop_huf_encode(&table[COP_DISTANCES][choice[COP_DISTANCES]],
-					     e->distances, s.nr_distances, false, out);
-		third_bytes += cop_huf_encode(&table[COP_LENGTHS][choice[COP_LENGTHS]], e->lengths,
-					      s.nr_lengths, true, out + third_bytes);
-		out += third_bytes;
+		distance_bytes = cop_huf_encode_pair(&table[COP_DISTANCES][choice[COP_DISTANCES]],
+						     e->distances, s.nr_distances, out);
+		out += distance_bytes;
 		p = put_leb(p, token_bytes);
-		p = put_leb(p, third_bytes);
+		p = put_leb(p, s.nr_distances);
+		p = put_leb(p, distance_bytes);
+		p = put_leb(p, s.nr_lengths);
 	}
 	cop_store32(s.extra.p, s.extra.acc);
 	n = s.extra.p + (s.extra.fill + 7) / 8 - extra;
 	memcpy(out, extra, n);
 	out += n;
+	out += cop_huf_encode(&table[COP_LENGTHS][choice[COP_LENGTHS]], e->lengths, s.nr_lengths, true,
+			      out);
 	n = out - e->sections;
 	if (p - dst + n >= COP_PAYLOAD_MAX)
 		return 0;
@@ -217,7 +210,8 @@ size_t cop_plz_encode(struct cop_encoder *e, const uint8_t *page, const uint8_t 
 struct header {
 	unsigned int literal_table, token_table, distance_table, length_table;
 	bool raw;
-	unsigned int nr_seqs, nr_literals, literal_bytes, mid_bytes, token_bytes, third_bytes;
+	unsigned int nr_seqs, nr_literals, literal_bytes, mid_bytes;
+	unsigned int token_bytes, nr_distances, distance_bytes, nr_lengths;
 };
 
 static const uint8_t *get_leb(const uint8_t *p, const uint8_t *end, unsigned int *ret)
@@ -259,9 +253,12 @@ static const uint8_t *parse_header(const uint8_t *p, const uint8_t *end, struct 
 	}
 	if (h->nr_seqs) {
 		p = get_leb(p, end, &h->token_bytes);
-		p = get_leb(p, end, &h->third_bytes);
+		p = get_leb(p, end, &h->nr_distances);
+		p = get_leb(p, end, &h->distance_bytes);
+		p = get_leb(p, end, &h->nr_lengths);
 	}
-	if (!p || h->literal_bytes + h->token_bytes + h->third_bytes > (size_t)(end - p))
+	if (!p || h->literal_bytes + h->token_bytes + h->distance_bytes > (size_t)(end - p) ||
+	    h->nr_distances > h->nr_seqs || h->nr_lengths > 2 * h->nr_seqs)
 		return NULL;
 	return p;
 }
@@ -269,35 +266,36 @@ static const uint8_t *parse_header(const uint8_t *p, const uint8_t *end, struct 
 static int get_literals(struct cop_decoder *d, const struct header *h, const uint8_t *section)
 {
 	const struct cop_huf *t = &d->model->table[COP_LITERALS][h->literal_table];
-	size_t n = h->nr_literals, half = (n + 1) / 2;
 
-	if (n >= PAIRS_FROM)
-		return cop_huf_decode4(t, d->literals, n, section, h->mid_bytes, h->literal_bytes);
-	return cop_huf_decode2(t, d->literals, half, t, d->literals + half, n - half, section,
-			       h->literal_bytes);
+	if (h->nr_literals >= PAIRS_FROM)
+		return cop_huf_decode4(t, d->literals, h->nr_literals, section, h->mid_bytes,
+				       h->literal_bytes);
+	return cop_huf_decode_pair(t, d->literals, h->nr_literals, section, h->literal_bytes);
 }
 
-/* Decodes tokens, distances and lengths: how many of the latter follows from the tokens. */
-static int get_symbols(struct cop_decoder *d, const struct header *h, const uint8_t *section)
+/* Tokens, distances and lengths, from where the tokens are to end. What is left for extra bits: *ret_extra, *ret_extra_bytes. */
+static int get_symbols(struct cop_decoder *d, const struct header *h, const uint8_t *section,
+		       const uint8_t *end, const uint8_t **ret_extra, size_t *ret_extra_bytes)
 {
-	size_t half = (h->nr_seqs + 1) / 2, nr_distances = 0, nr_lengths = 0;
-	const struct cop_huf *t = &d->model->table[COP_TOKENS][h->token_table];
-	int r;
+	const uint8_t *rest = section + h->token_bytes + h->distance_bytes;
+	const struct cop_huf_part tokens = {
+		&d->model->table[COP_TOKENS][h->token_table], d->tokens, h->nr_seqs, section,
+		h->token_bytes,
+	};
+	const struct cop_huf_part distances = {
+		&d->model->table[COP_DISTANCES][h->distance_table], d->distances, h->nr_distances,
+		section + h->token_bytes, h->distance_bytes,
+	};
+	const struct cop_huf_part lengths = {
+		&d->model->table[COP_LENGTHS][h->length_table], d->lengths, h->nr_lengths, rest,
+		end - rest,
+	};
+	size_t lengths_bytes;
+	int r = cop_huf_decode_mixed(&tokens, &distances, &lengths, &lengths_bytes);
 
-	r = cop_huf_decode2(t, d->tokens, half, t, d->tokens + half, h->nr_seqs - half, section,
-			    h->token_bytes);
-	if (r)
-		return r;
-	for (unsigned int i = 0; i < h->nr_seqs; i++) {
-		unsigned int token = d->tokens[i];
-
-		nr_distances += token < TOKEN_RECENT;
-		nr_lengths += (token & 7) == TOKEN_LITERALS_MAX;
-		nr_lengths += (token >> 3 & 15) == TOKEN_COPY_MAX;
-	}
-	return cop_huf_decode2(&d->model->table[COP_DISTANCES][h->distance_table], d->distances,
-			       nr_distances, &d->model->table[COP_LENGTHS][h->length_table],
-			       d->lengths, nr_lengths, section + h->token_bytes, h->third_bytes);
+	*ret_extra = rest;
+	*ret_extra_bytes = end - rest - lengths_bytes;
+	return r;
 }
 
 /* Extra bits: reading beyond the payload is harmless (at most 4 bytes a sequence, COP_HUF_SLACK) and found at the end. */
@@ -336,7 +334,8 @@ static const struct {
 
 /*
  * Turns symbols into numbers, d->seqs. Which symbols a token has can't be predicted, so that there is no branch on it: a processor spends more
- * on one wrong guess than on the whole sequence. Nothing is checked here but that the extra bits end where they should.
+ * on one wrong guess than on the whole sequence. Nothing is checked here but that all symbols and extra bits were used; reading
+ * too many finds old ones.
  */
 static int resolve(struct cop_decoder *d, const struct header *h, const uint8_t *extra,
 		   size_t extra_bytes, size_t dict_bytes)
@@ -382,6 +381,8 @@ static int resolve(struct cop_decoder *d, const struct header *h, const uint8_t 
 		r0 = distance;
 		d->seqs[i] = (struct cop_plz_seq){ distance, literals, copy + COP_LZ_MIN_MATCH };
 	}
+	if (distances != d->distances + h->nr_distances || lengths != d->lengths + h->nr_lengths)
+		return -EBADMSG;
 	return (x.bit + 7) / 8 == extra_bytes ? 0 : -EBADMSG;
 }
 
@@ -432,8 +433,9 @@ static int run(struct cop_decoder *d, const struct header *h, const uint8_t *lit
 		    s.distance > to + s.literals - start)
 			return -EBADMSG;
 		memcpy(to, literals, 16);
-		if (s.literals > 16)
-			memcpy(to + 16, literals + 16, s.literals - 16);
+		memcpy(to + 16, literals + 16, 16);
+		if (s.literals > 32)
+			memcpy(to + 32, literals + 32, s.literals - 32);
 		to += s.literals;
 		literals += s.literals;
 		copy_back(to, s.distance, s.copy);
@@ -448,8 +450,8 @@ static int run(struct cop_decoder *d, const struct header *h, const uint8_t *lit
 int cop_plz_decode(struct cop_decoder *d, const uint8_t *payload, size_t len_bytes,
 		   const uint8_t *dict)
 {
-	const uint8_t *section, *end = d->payload + len_bytes, *literals;
-	size_t dict_bytes = dict ? COP_PAGE_BYTES : 0;
+	const uint8_t *section, *end = d->payload + len_bytes, *literals, *extra;
+	size_t dict_bytes = dict ? COP_PAGE_BYTES : 0, extra_bytes;
 	struct header h;
 	int r;
 
@@ -467,14 +469,12 @@ int cop_plz_decode(struct cop_decoder *d, const uint8_t *payload, size_t len_byt
 			return r;
 		literals = d->literals;
 	}
-	section += h.literal_bytes;
-	r = get_symbols(d, &h, section);
+	r = get_symbols(d, &h, section + h.literal_bytes, end, &extra, &extra_bytes);
 	if (r)
 		return r;
-	section += h.token_bytes + h.third_bytes;
-	if (dict)
+	if (dict && dict != d->window)
 		memcpy(d->window, dict, COP_PAGE_BYTES);
-	r = resolve(d, &h, section, end - section, dict_bytes);
+	r = resolve(d, &h, extra, extra_bytes, dict_bytes);
 	if (r)
 		return r;
 	return run(d, &h, literals, dict_bytes);

@@ -193,32 +193,124 @@ static inline size_t used_backward(const struct reader *r, const uint8_t *end)
 
 #define PER_REFILL (56 / COP_HUF_MAX_BITS)
 
-int cop_huf_decode2(const struct cop_huf *ha, uint8_t *a, size_t na, const struct cop_huf *hb,
-		    uint8_t *b, size_t nb, const uint8_t *section, size_t len_bytes)
+size_t cop_huf_encode_pair(const struct cop_huf *h, const uint8_t *src, size_t n, uint8_t *dst)
 {
-	const uint8_t *end = section + len_bytes;
-	struct reader ra = { .p = section }, rb = { .p = end };
-	size_t both = na < nb ? na : nb, i = 0;
+	size_t half = (n + 1) / 2, bytes = cop_huf_encode(h, src, half, false, dst);
 
-	for (; i + PER_REFILL <= both; i += PER_REFILL) {
-		refill_forward(&ra);
-		refill_backward(&rb);
+	return bytes + cop_huf_encode(h, src + half, n - half, true, dst + bytes);
+}
+
+/* A pair's readers, and how far its halves are: both are at symbol i, the first has na, the second nb, nb <= na <= nb + 1. */
+struct pair {
+	struct reader a, b;
+	uint8_t *da, *db;
+	size_t i, na, nb;
+};
+
+static inline struct pair pair_begin(uint8_t *dst, size_t n, const uint8_t *section, size_t len_bytes)
+{
+	size_t na = (n + 1) / 2;
+
+	return (struct pair){
+		.a.p = section,
+		.b.p = section + len_bytes,
+		.da = dst,
+		.db = dst + na,
+		.na = na,
+		.nb = n - na,
+	};
+}
+
+static inline bool pair_more(const struct pair *p)
+{
+	return p->i + PER_REFILL <= p->nb;
+}
+
+static inline void pair_refill(struct pair *p)
+{
+	refill_forward(&p->a);
+	refill_backward(&p->b);
+}
+
+static inline void pair_take(struct pair *p, const struct cop_huf *h)
+{
+	p->da[p->i] = take(&p->a, h);
+	p->db[p->i] = take(&p->b, h);
+	p->i++;
+}
+
+/* The last few symbols. */
+static inline int pair_end(struct pair *p, const struct cop_huf *h, const uint8_t *section,
+			   size_t len_bytes)
+{
+	pair_refill(p);
+	while (p->i < p->nb)
+		pair_take(p, h);
+	if (p->i < p->na) {
+		refill_forward(&p->a);
+		p->da[p->i] = take(&p->a, h);
+	}
+	if (used_forward(&p->a, section) + used_backward(&p->b, section + len_bytes) != len_bytes)
+		return -EBADMSG;
+	return 0;
+}
+
+int cop_huf_decode_pair(const struct cop_huf *h, uint8_t *dst, size_t n, const uint8_t *section,
+			size_t len_bytes)
+{
+	struct pair p = pair_begin(dst, n, section, len_bytes);
+
+	while (pair_more(&p)) {
+		pair_refill(&p);
+		for (unsigned int k = 0; k < PER_REFILL; k++)
+			pair_take(&p, h);
+	}
+	return pair_end(&p, h, section, len_bytes);
+}
+
+int cop_huf_decode_mixed(const struct cop_huf_part *p, const struct cop_huf_part *q,
+			 const struct cop_huf_part *single, size_t *ret_single_bytes)
+{
+	const uint8_t *single_end = single->section + single->len_bytes;
+	struct pair x = pair_begin(p->dst, p->n, p->section, p->len_bytes);
+	struct pair y = pair_begin(q->dst, q->n, q->section, q->len_bytes);
+	struct reader z = { .p = single_end };
+	size_t i = 0;
+
+	while (pair_more(&x) && pair_more(&y)) {
+		pair_refill(&x);
+		pair_refill(&y);
 		for (unsigned int k = 0; k < PER_REFILL; k++) {
-			a[i + k] = take(&ra, ha);
-			b[i + k] = take(&rb, hb);
+			pair_take(&x, p->h);
+			pair_take(&y, q->h);
 		}
 	}
-	for (size_t j = i; j < na;) {
-		refill_forward(&ra);
-		for (unsigned int k = 0; k < PER_REFILL && j < na; k++)
-			a[j++] = take(&ra, ha);
+	while (pair_more(&x) && i + PER_REFILL <= single->n) {
+		pair_refill(&x);
+		refill_backward(&z);
+		for (unsigned int k = 0; k < PER_REFILL; k++) {
+			pair_take(&x, p->h);
+			single->dst[i++] = take(&z, single->h);
+		}
 	}
-	for (size_t j = i; j < nb;) {
-		refill_backward(&rb);
-		for (unsigned int k = 0; k < PER_REFILL && j < nb; k++)
-			b[j++] = take(&rb, hb);
+	while (pair_more(&x)) {
+		pair_refill(&x);
+		for (unsigned int k = 0; k < PER_REFILL; k++)
+			pair_take(&x, p->h);
 	}
-	if (used_forward(&ra, section) + used_backward(&rb, end) != len_bytes)
+	while (pair_more(&y)) {
+		pair_refill(&y);
+		for (unsigned int k = 0; k < PER_REFILL; k++)
+			pair_take(&y, q->h);
+	}
+	while (i < single->n) {
+		refill_backward(&z);
+		for (unsigned int k = 0; k < PER_REFILL && i < single->n; k++)
+			single->dst[i++] = take(&z, single->h);
+	}
+	*ret_single_bytes = used_backward(&z, single_end);
+	if (pair_end(&x, p->h, p->section, p->len_bytes) ||
+	    pair_end(&y, q->h, q->section, q->len_bytes) || *ret_single_bytes > single->len_bytes)
 		return -EBADMSG;
 	return 0;
 }
@@ -226,38 +318,27 @@ int cop_huf_decode2(const struct cop_huf *ha, uint8_t *a, size_t na, const struc
 int cop_huf_decode4(const struct cop_huf *h, uint8_t *dst, size_t n, const uint8_t *section,
 		    size_t mid_bytes, size_t len_bytes)
 {
-	const uint8_t *mid = section + mid_bytes, *end = section + len_bytes;
-	struct reader r0 = { .p = section }, r1 = { .p = mid }, r2 = { .p = mid }, r3 = { .p = end };
-	size_t q = (n + 3) / 4, last = n - 3 * q, i = 0;
-	uint8_t *d0 = dst, *d1 = d0 + q, *d2 = d1 + q, *d3 = d2 + q;
+	const uint8_t *mid = section + mid_bytes;
+	size_t half = cop_huf_half(n);
+	struct pair x = pair_begin(dst, half, section, mid_bytes);
+	struct pair y = pair_begin(dst + half, n - half, mid, len_bytes - mid_bytes);
 
-	if (n < 16 || mid_bytes > len_bytes)
+	if (mid_bytes > len_bytes)
 		return -EBADMSG;
-	for (; i + PER_REFILL <= last; i += PER_REFILL) {
-		refill_forward(&r0);
-		refill_backward(&r1);
-		refill_forward(&r2);
-		refill_backward(&r3);
+	while (pair_more(&x) && pair_more(&y)) {
+		pair_refill(&x);
+		pair_refill(&y);
 		for (unsigned int k = 0; k < PER_REFILL; k++) {
-			d0[i + k] = take(&r0, h);
-			d1[i + k] = take(&r1, h);
-			d2[i + k] = take(&r2, h);
-			d3[i + k] = take(&r3, h);
+			pair_take(&x, h);
+			pair_take(&y, h);
 		}
 	}
-	for (; i < q; i++) {
-		refill_forward(&r0);
-		refill_backward(&r1);
-		refill_forward(&r2);
-		refill_backward(&r3);
-		d0[i] = take(&r0, h);
-		d1[i] = take(&r1, h);
-		d2[i] = take(&r2, h);
-		if (i < last)
-			d3[i] = take(&r3, h);
+	while (pair_more(&x)) {
+		pair_refill(&x);
+		for (unsigned int k = 0; k < PER_REFILL; k++)
+			pair_take(&x, h);
 	}
-	if (used_forward(&r0, section) + used_backward(&r1, mid) != mid_bytes ||
-	    used_forward(&r2, mid) + used_backward(&r3, end) != len_bytes - mid_bytes)
+	if (pair_end(&x, h, section, mid_bytes) || pair_end(&y, h, mid, len_bytes - mid_bytes))
 		return -EBADMSG;
 	return 0;
 }

@@ -48,16 +48,39 @@ void cop_huf_lengths(const uint32_t *count, unsigned int nr_symbols, uint8_t *re
 size_t cop_huf_encode(const struct cop_huf *h, const uint8_t *src, size_t n, bool backward,
 		      uint8_t *dst);
 
+/* n symbols as two streams that run towards each other: the first half, rounded up, forward from the start; the rest backward from the end. */
+size_t cop_huf_encode_pair(const struct cop_huf *h, const uint8_t *src, size_t n, uint8_t *dst);
+
 /*
- * Decodes a section that holds two streams running towards each other: the first, na symbols, forward from the
- * start with table ha, the second, nb symbols, backward from the end with table hb. COP_HUF_SLACK bytes before and after the section must be
- * readable; they may hold anything. na, nb <= 4096.
+ * Decodes such a section. COP_HUF_SLACK bytes before and after it must be readable; they may hold anything. n <= 4096.
  * 0, or -EBADMSG if the streams don't fill the section exactly.
  */
-int cop_huf_decode2(const struct cop_huf *ha, uint8_t *a, size_t na, const struct cop_huf *hb,
-		    uint8_t *b, size_t nb, const uint8_t *section, size_t len_bytes);
+int cop_huf_decode_pair(const struct cop_huf *h, uint8_t *dst, size_t n, const uint8_t *section,
+			size_t len_bytes);
 
-/* Two such sections that follow each other, all with one table, decoded at once: dst[0..n) in four quarters. */
+/* One of cop_huf_decode_mixed()'s sections. */
+struct cop_huf_part {
+	const struct cop_huf *h;
+	uint8_t *dst;
+	size_t n;
+	const uint8_t *section;
+	size_t len_bytes;
+};
+
+/*
+ * Decodes two pairs, and a single stream that runs backward from the end of `single`'s section, all side by side: each alone would
+ * wait for its own bits. The single stream may be shorter than its section: *ret_single_bytes is what it took, at most len_bytes.
+ */
+int cop_huf_decode_mixed(const struct cop_huf_part *p, const struct cop_huf_part *q,
+			 const struct cop_huf_part *single, size_t *ret_single_bytes);
+
+/* Symbols in the first of two pairs that hold n. */
+static inline size_t cop_huf_half(size_t n)
+{
+	return (n + 3) / 4 * 2;
+}
+
+/* Two pairs that follow each other, all with one table, decoded at once. mid_bytes is the first one's size. n >= 8. */
 int cop_huf_decode4(const struct cop_huf *h, uint8_t *dst, size_t n, const uint8_t *section,
 		    size_t mid_bytes, size_t len_bytes);
 
