@@ -15,7 +15,7 @@
  *
  * A token: literals 0..6, 7 = 7 + a length symbol | (copy bytes - 3) 0..14, 15 = 15 + a length symbol << 3 | last distance again << 7.
  * Length symbol s: s < 192: s; else 192 + (s - 192) * 128 + 7 extra bits. Distance symbol: 0, 1 = second, third most
- * recent distance; 2..15 = 8 * (1 << (s - 2) + that many extra bits); 16..31 = 1 << (s - 16) + that many extra bits.
+ * recent distance; 2..11 = 8 * (1 << (s - 2) + that many extra bits); 16..28 = 1 << (s - 16) + that many extra bits.
  *
  * Valid if and only if: every stream fills its section, all sequences stay inside the window, literals are used up, and the page is full at the end.
  */
@@ -318,18 +318,21 @@ static unsigned int get_long_length(struct extra *x, unsigned int symbol)
 	       get_bits(x, LENGTH_EXTRA_BITS);
 }
 
-#define PLAIN(n)   { n, 0, COP_LZ_NR_DISTANCES }
-#define ALIGNED(n) { n, 3, COP_LZ_NR_DISTANCES }
-/* What a distance symbol means: extra bits, shift, and which of the recent distances; the last is the new one. */
+/*
+ * What a distance symbol means: extra bits, shift, and where in `recent` (below) the distance is then found. For a token that says "the last distance again",
+ * any symbol | TOKEN_RECENT: so that there is one look-up and no question. Distances that no window has: 65536, which is 0 in 16 bits.
+ */
+#define PLAIN(n)   { n, 0, 48 }
+#define ALIGNED(n) { n, 3, 48 }
+#define NOWHERE	   { 0, 16, 48 }
 static const struct {
-	uint8_t bits, shift, recent;
-} distance_symbols[COP_NR_DISTANCE_SYMBOLS + 1] = {
-	{ 0, 0, 1 }, { 0, 0, 2 },
+	uint8_t bits, shift, recent_bit;
+} distance_symbols[TOKEN_RECENT + COP_NR_DISTANCE_SYMBOLS] = {
+	{ 0, 0, 16 }, { 0, 0, 32 },
 	ALIGNED(0), ALIGNED(1), ALIGNED(2), ALIGNED(3), ALIGNED(4), ALIGNED(5), ALIGNED(6),
-	ALIGNED(7), ALIGNED(8), ALIGNED(9), ALIGNED(10), ALIGNED(11), ALIGNED(12), ALIGNED(13),
+	ALIGNED(7), ALIGNED(8), ALIGNED(9), NOWHERE, NOWHERE, NOWHERE, NOWHERE,
 	PLAIN(0), PLAIN(1), PLAIN(2), PLAIN(3), PLAIN(4), PLAIN(5), PLAIN(6), PLAIN(7),
-	PLAIN(8), PLAIN(9), PLAIN(10), PLAIN(11), PLAIN(12), PLAIN(13), PLAIN(14), PLAIN(15),
-	{ 0, 0, 0 }, /* the token said: the same distance again */
+	PLAIN(8), PLAIN(9), PLAIN(10), PLAIN(11), PLAIN(12), NOWHERE, NOWHERE, NOWHERE,
 };
 
 /*
@@ -341,17 +344,17 @@ static int resolve(struct cop_decoder *d, const struct header *h, const uint8_t 
 		   size_t extra_bytes, size_t dict_bytes)
 {
 	const uint8_t *distances = d->distances, *lengths = d->lengths;
+	const unsigned int nr_seqs = h->nr_seqs;
 	struct extra x = { .p = extra };
 	uint16_t first[COP_LZ_NR_DISTANCES];
-	uint32_t r0, r1, r2;
+	uint64_t recent; /* four distances of 16 bits, the last used lowest; the highest is the new one */
 
 	cop_lz_first_distances(dict_bytes, first);
-	r0 = first[0];
-	r1 = first[1];
-	r2 = first[2];
-	for (unsigned int i = 0; i < h->nr_seqs; i++) {
+	recent = first[0] | (uint64_t)first[1] << 16 | (uint64_t)first[2] << 32;
+	for (unsigned int i = 0; i < nr_seqs; i++) {
 		unsigned int token = d->tokens[i], literals = token & 7, copy = token >> 3 & 15;
-		unsigned int more, v, s, k, distance;
+		unsigned int more, v, s, at, distance;
+		uint64_t below;
 
 		more = literals == TOKEN_LITERALS_MAX;
 		v = *lengths & -more;
@@ -367,18 +370,16 @@ static int resolve(struct cop_decoder *d, const struct header *h, const uint8_t 
 		copy += v;
 		lengths += more;
 
-		more = token < TOKEN_RECENT;
-		s = more ? *distances : COP_NR_DISTANCE_SYMBOLS;
-		distances += more;
-		k = distance_symbols[s].recent;
-		distance = ((1u << distance_symbols[s].bits) +
-			    get_bits(&x, distance_symbols[s].bits)) << distance_symbols[s].shift;
-		distance = k == 2 ? r2 : distance;
-		distance = k == 1 ? r1 : distance;
-		distance = k == 0 ? r0 : distance;
-		r2 = k >= 2 ? r1 : r2;
-		r1 = k >= 1 ? r0 : r1;
-		r0 = distance;
+		s = *distances | (token & TOKEN_RECENT);
+		distances += token < TOKEN_RECENT;
+		at = distance_symbols[s].recent_bit;
+		v = ((1u << distance_symbols[s].bits) + get_bits(&x, distance_symbols[s].bits))
+		    << distance_symbols[s].shift;
+		recent = (recent & 0xffffffffffffull) | (uint64_t)v << 48;
+		distance = recent >> at & 0xffff;
+		/* To the front: those before it move up, over its place; those behind it stay. */
+		below = (1ull << at) - 1;
+		recent = (recent & ~(below << 16 | 0xffff)) | (recent & below) << 16 | distance;
 		d->seqs[i] = (struct cop_plz_seq){ distance, literals, copy + COP_LZ_MIN_MATCH };
 	}
 	if (distances != d->distances + h->nr_distances || lengths != d->lengths + h->nr_lengths)
@@ -430,7 +431,7 @@ static int run(struct cop_decoder *d, const struct header *h, const uint8_t *lit
 		struct cop_plz_seq s = d->seqs[i];
 
 		if (s.literals > literals_end - literals || s.literals + s.copy > end - to ||
-		    s.distance > to + s.literals - start)
+		    s.distance > to + s.literals - start || !s.distance)
 			return -EBADMSG;
 		memcpy(to, literals, 16);
 		memcpy(to + 16, literals + 16, 16);

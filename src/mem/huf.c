@@ -275,42 +275,45 @@ int cop_huf_decode_mixed(const struct cop_huf_part *p, const struct cop_huf_part
 	struct pair x = pair_begin(p->dst, p->n, p->section, p->len_bytes);
 	struct pair y = pair_begin(q->dst, q->n, q->section, q->len_bytes);
 	struct reader z = { .p = single_end };
-	size_t i = 0;
+	/* In locals: a byte stored through dst might, for all the compiler knows, change what the parts point to. */
+	const struct cop_huf *hx = p->h, *hy = q->h, *hz = single->h;
+	uint8_t *dz = single->dst;
+	size_t i = 0, nz = single->n;
 
 	while (pair_more(&x) && pair_more(&y)) {
 		pair_refill(&x);
 		pair_refill(&y);
 		for (unsigned int k = 0; k < PER_REFILL; k++) {
-			pair_take(&x, p->h);
-			pair_take(&y, q->h);
+			pair_take(&x, hx);
+			pair_take(&y, hy);
 		}
 	}
-	while (pair_more(&x) && i + PER_REFILL <= single->n) {
+	while (pair_more(&x) && i + PER_REFILL <= nz) {
 		pair_refill(&x);
 		refill_backward(&z);
 		for (unsigned int k = 0; k < PER_REFILL; k++) {
-			pair_take(&x, p->h);
-			single->dst[i++] = take(&z, single->h);
+			pair_take(&x, hx);
+			dz[i++] = take(&z, hz);
 		}
 	}
 	while (pair_more(&x)) {
 		pair_refill(&x);
 		for (unsigned int k = 0; k < PER_REFILL; k++)
-			pair_take(&x, p->h);
+			pair_take(&x, hx);
 	}
 	while (pair_more(&y)) {
 		pair_refill(&y);
 		for (unsigned int k = 0; k < PER_REFILL; k++)
-			pair_take(&y, q->h);
+			pair_take(&y, hy);
 	}
-	while (i < single->n) {
+	while (i < nz) {
 		refill_backward(&z);
-		for (unsigned int k = 0; k < PER_REFILL && i < single->n; k++)
-			single->dst[i++] = take(&z, single->h);
+		for (unsigned int k = 0; k < PER_REFILL && i < nz; k++)
+			dz[i++] = take(&z, hz);
 	}
 	*ret_single_bytes = used_backward(&z, single_end);
-	if (pair_end(&x, p->h, p->section, p->len_bytes) ||
-	    pair_end(&y, q->h, q->section, q->len_bytes) || *ret_single_bytes > single->len_bytes)
+	if (pair_end(&x, hx, p->section, p->len_bytes) ||
+	    pair_end(&y, hy, q->section, q->len_bytes) || *ret_single_bytes > single->len_bytes)
 		return -EBADMSG;
 	return 0;
 }

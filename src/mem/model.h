@@ -8,6 +8,7 @@
 #define COP_MEM_MODEL_H
 
 #include "mem/huf.h"
+#include "mem/page.h"
 
 enum cop_alphabet { COP_LITERALS, COP_TOKENS, COP_DISTANCES, COP_LENGTHS, COP_NR_ALPHABETS };
 

@@ -4,6 +4,7 @@
 
 #include <assert.h>
 
+#include "mem/check.h"
 #include "mem/index.h"
 #include "mem/store.h"
 
@@ -102,9 +103,6 @@ static inline uint64_t cop_slot_word(size_t offset, uint32_t holders)
 {
 	return offset / COP_UNIT_BYTES | (uint64_t)holders << COP_SLOT_OFFSET_BITS;
 }
-
-/* XXH3_64 of the page, mixed with its domain: equal only within a domain. */
-uint64_t cop_page_check(const uint8_t *page, unsigned int domain);
 
 /*
  * Reads the record at offset. 0, or -EBADMSG unless its header is consistent and it ends within its segment.

@@ -2,15 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "mem/store-impl.h"
-
-uint64_t cop_page_check(const uint8_t *page, unsigned int domain)
-{
-	return XXH3_64bits(page, COP_PAGE_BYTES) ^ domain * 0x9e3779b97f4a7c15ull;
-}
 
 static uint32_t record_size(unsigned int coder, uint32_t len_bytes)
 {
