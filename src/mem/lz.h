@@ -18,7 +18,7 @@
 #define COP_LZ_MAX_SEQS	   (COP_PAGE_BYTES / COP_LZ_MIN_MATCH + 1)
 #define COP_LZ_MAX_DICT	   COP_PAGE_BYTES
 #define COP_LZ_WINDOW	   (COP_LZ_MAX_DICT + COP_PAGE_BYTES)
-#define COP_LZ_HASH_BITS   13
+#define COP_LZ_HASH_BITS   12
 #define COP_LZ_NR_DISTANCES 3
 
 /* Copy `copy_bytes` from `distance` bytes back, after `literal_bytes` literals. */

@@ -57,6 +57,8 @@ struct cop_record_view {
 	uint32_t size_bytes; /* of all */
 };
 
+#define COP_OPEN_SEGMENTS 4 /* so that small records fill what large ones leave over */
+
 struct cop_segment {
 	uint32_t fill_bytes, live_bytes;
 };
@@ -72,7 +74,7 @@ struct cop_store {
 	uint32_t *slot_chunk; /* blocks, by slot / COP_CHUNK_SLOTS: the directories' copy */
 	uint32_t slot_chunk_room;
 	struct cop_segment *segments; /* by block / COP_GROUP_BLOCKS */
-	uint32_t open_segment; /* group number, 0: none */
+	uint32_t open_segments[COP_OPEN_SEGMENTS]; /* group numbers, 0: none */
 	struct cop_index hashes;
 	struct cop_sketches sketches;
 	struct cop_store_stats stats;

@@ -11,15 +11,33 @@
 
 #define NO_SEGMENT 0u
 
-static int open_segment(struct cop_store *s, bool reserve)
+static bool is_open(const struct cop_store *s, uint32_t nr)
 {
-	uint32_t old = s->open_segment;
-	uint32_t block = cop_arena_alloc(&s->arena, COP_GROUP_BLOCKS, COP_BLOCK_LOG, reserve);
+	for (unsigned int i = 0; i < COP_OPEN_SEGMENTS; i++) {
+		if (s->open_segments[i] == nr)
+			return true;
+	}
+	return false;
+}
+
+/* Puts a new segment in the place of the open one with the least room. */
+static int open_segment(struct cop_store *s, bool reserve, uint32_t *ret_nr)
+{
+	uint32_t block = cop_arena_alloc(&s->arena, COP_GROUP_BLOCKS, COP_BLOCK_LOG, reserve), old;
+	unsigned int fullest = 0;
 
 	if (!block)
 		return -ENOSPC;
-	s->open_segment = block / COP_GROUP_BLOCKS;
-	s->segments[s->open_segment] = (struct cop_segment){ 0 };
+	for (unsigned int i = 1; i < COP_OPEN_SEGMENTS; i++) {
+		if (!s->open_segments[fullest])
+			break;
+		if (!s->open_segments[i] || s->segments[s->open_segments[i]].fill_bytes >
+						    s->segments[s->open_segments[fullest]].fill_bytes)
+			fullest = i;
+	}
+	old = s->open_segments[fullest];
+	*ret_nr = s->open_segments[fullest] = block / COP_GROUP_BLOCKS;
+	s->segments[*ret_nr] = (struct cop_segment){ 0 };
 	if (old && !s->segments[old].live_bytes)
 		cop_arena_free(&s->arena, old * COP_GROUP_BLOCKS, COP_GROUP_BLOCKS);
 	return 0;
@@ -28,23 +46,29 @@ static int open_segment(struct cop_store *s, bool reserve)
 int cop_log_append(struct cop_store *s, const void *record, uint32_t size_bytes, bool reserve,
 		   size_t *ret_offset)
 {
+	uint32_t nr = NO_SEGMENT;
 	struct cop_segment *g;
-	size_t offset;
 
 	assert(size_bytes % COP_UNIT_BYTES == 0);
-	if (!s->open_segment ||
-	    s->segments[s->open_segment].fill_bytes + size_bytes > COP_SEGMENT_BYTES) {
-		int r = open_segment(s, reserve);
+	/* The fullest that has room. */
+	for (unsigned int i = 0; i < COP_OPEN_SEGMENTS; i++) {
+		uint32_t candidate = s->open_segments[i];
+
+		if (candidate && s->segments[candidate].fill_bytes + size_bytes <= COP_SEGMENT_BYTES &&
+		    (!nr || s->segments[candidate].fill_bytes > s->segments[nr].fill_bytes))
+			nr = candidate;
+	}
+	if (!nr) {
+		int r = open_segment(s, reserve, &nr);
 
 		if (r)
 			return r;
 	}
-	g = &s->segments[s->open_segment];
-	offset = (size_t)s->open_segment * COP_SEGMENT_BYTES + g->fill_bytes;
-	cop_arena_write(&s->arena, offset, record, size_bytes);
+	g = &s->segments[nr];
+	*ret_offset = (size_t)nr * COP_SEGMENT_BYTES + g->fill_bytes;
+	cop_arena_write(&s->arena, *ret_offset, record, size_bytes);
 	g->fill_bytes += size_bytes;
 	g->live_bytes += size_bytes;
-	*ret_offset = offset;
 	return 0;
 }
 
@@ -56,7 +80,7 @@ void cop_log_dead(struct cop_store *s, size_t offset, uint32_t size_bytes)
 	s->segments[nr].live_bytes -= size_bytes;
 	if (s->segments[nr].live_bytes)
 		return;
-	if (nr == s->open_segment) {
+	if (is_open(s, nr)) {
 		s->segments[nr].fill_bytes = 0;
 		return;
 	}
@@ -101,7 +125,7 @@ size_t cop_store_compact(struct cop_store *s, size_t max_bytes)
 
 		for (uint32_t i = 1; i < nr_groups; i++) {
 			if (s->arena.kind[i * COP_GROUP_BLOCKS] != COP_BLOCK_LOG ||
-			    i == s->open_segment)
+			    is_open(s, i))
 				continue;
 			if (s->segments[i].live_bytes >= COP_SEGMENT_BYTES / 8 * 7)
 				continue;

@@ -227,6 +227,7 @@ static void try_coder(struct cop_encoder *e, unsigned int coder, const uint8_t *
 /* Words that must stand where the template has them too, or it is left out of plz: then restoring needn't wait for it. */
 #define LEAST_TEMPLATE_WORDS  16
 #define LEAST_SHARED_FEATURES 2
+#define LEAST_LIKE_BYTES      (COP_PAGE_BYTES / 4)
 
 struct task {
 	unsigned int domain;
@@ -251,7 +252,7 @@ static bool template_helps(const uint8_t *page, const uint8_t *tmpl)
 static void choose(struct cop_encoder *e, const struct task *t, struct choice *best)
 {
 	const uint8_t *tmpl = t->dict[COP_DICT_TEMPLATE], *like = t->dict[COP_DICT_RECORD];
-	bool helps = tmpl && template_helps(t->page, tmpl);
+	bool helps = tmpl && template_helps(t->page, tmpl), like_helps = false;
 
 	best->cost = UINT32_MAX;
 	try_coder(e, COP_CODER_FILL, t->page, NULL, 0, t->level, best);
@@ -263,10 +264,13 @@ static void choose(struct cop_encoder *e, const struct task *t, struct choice *b
 			return;
 		try_coder(e, COP_CODER_PLZ_TEMPLATE, t->page, tmpl, t->gfn, t->level, best);
 	}
-	if (!helps || t->level >= 2)
-		try_coder(e, COP_CODER_PLZ, t->page, NULL, 0, t->level, best);
-	if (like)
+	/* The similar page first: where it gives much, a second search of the page alone isn't worth its time. */
+	if (like) {
 		try_coder(e, COP_CODER_PLZ_LIKE, t->page, like, t->like, t->level, best);
+		like_helps = e->lz.dict_copy_bytes >= LEAST_LIKE_BYTES;
+	}
+	if ((!helps && !like_helps) || t->level >= 2)
+		try_coder(e, COP_CODER_PLZ, t->page, NULL, 0, t->level, best);
 	if (t->level >= 2 && tmpl) {
 		try_coder(e, COP_CODER_LZ4_TEMPLATE, t->page, tmpl, t->gfn, t->level, best);
 		try_coder(e, COP_CODER_ZSTD_TEMPLATE, t->page, tmpl, t->gfn, t->level, best);
