@@ -378,6 +378,9 @@ int cop_store_put(struct cop_store *s, struct cop_encoder *e, struct cop_decoder
 		return r;
 	if (!(s->flags & COP_STORE_NO_LIKE)) {
 		cop_sketch_make(page, &k);
+		/* Domains neither find nor displace each other's. */
+		for (unsigned int i = 0; i < k.nr; i++)
+			k.feature[i] ^= domain * 0x9e3779b1u;
 		t.like = find_similar(s, &k, domain);
 	}
 	r = encode(s, e, d, &t, &best);
