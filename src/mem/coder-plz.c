@@ -33,7 +33,6 @@ enum {
 	DISTANCE_PLAIN = 16,
 	PAIRS_FROM = 256, /* literals from which two pairs of streams are used */
 	RAW_FLAG = 64,
-	HEADER_MAX = 2 + 8 * 2,
 };
 
 struct bits {

@@ -323,11 +323,12 @@ int cop_huf_decode4(const struct cop_huf *h, uint8_t *dst, size_t n, const uint8
 {
 	const uint8_t *mid = section + mid_bytes;
 	size_t half = cop_huf_half(n);
-	struct pair x = pair_begin(dst, half, section, mid_bytes);
-	struct pair y = pair_begin(dst + half, n - half, mid, len_bytes - mid_bytes);
+	struct pair x, y;
 
 	if (mid_bytes > len_bytes)
 		return -EBADMSG;
+	x = pair_begin(dst, half, section, mid_bytes);
+	y = pair_begin(dst + half, n - half, mid, len_bytes - mid_bytes);
 	while (pair_more(&x) && pair_more(&y)) {
 		pair_refill(&x);
 		pair_refill(&y);

@@ -60,7 +60,9 @@ struct cop_record_view {
 #define COP_OPEN_SEGMENTS 4 /* so that small records fill what large ones leave over */
 
 struct cop_segment {
-	uint32_t fill_bytes, live_bytes;
+	uint32_t fill_bytes : 31;
+	uint32_t damaged : 1; /* can't be walked: its records stay where they are */
+	uint32_t live_bytes;
 };
 
 struct cop_store {

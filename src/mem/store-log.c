@@ -87,7 +87,7 @@ void cop_log_dead(struct cop_store *s, size_t offset, uint32_t size_bytes)
 	cop_arena_free(&s->arena, nr * COP_GROUP_BLOCKS, COP_GROUP_BLOCKS);
 }
 
-/* Moves what lives in a segment. Stops with an error where a header makes no sense: then the segment stays. */
+/* Moves what lives in a segment. -ENOSPC; -EBADMSG where headers don't lead from record to record: then the rest stays. */
 static int empty_segment(struct cop_store *s, uint32_t nr, size_t *moved_bytes)
 {
 	size_t at = (size_t)nr * COP_SEGMENT_BYTES, end = at + s->segments[nr].fill_bytes;
@@ -112,7 +112,7 @@ static int empty_segment(struct cop_store *s, uint32_t nr, size_t *moved_bytes)
 		}
 		at += v.size_bytes;
 	}
-	return 0;
+	return s->segments[nr].live_bytes ? -EBADMSG : 0;
 }
 
 size_t cop_store_compact(struct cop_store *s, size_t max_bytes)
@@ -122,10 +122,11 @@ size_t cop_store_compact(struct cop_store *s, size_t max_bytes)
 
 	while (moved < max_bytes) {
 		uint32_t best = NO_SEGMENT, nr_groups = s->arena.high_block / COP_GROUP_BLOCKS;
+		int r;
 
 		for (uint32_t i = 1; i < nr_groups; i++) {
 			if (s->arena.kind[i * COP_GROUP_BLOCKS] != COP_BLOCK_LOG ||
-			    is_open(s, i))
+			    is_open(s, i) || s->segments[i].damaged)
 				continue;
 			if (s->segments[i].live_bytes >= COP_SEGMENT_BYTES / 8 * 7)
 				continue;
@@ -134,7 +135,10 @@ size_t cop_store_compact(struct cop_store *s, size_t max_bytes)
 		}
 		if (!best)
 			break;
-		if (empty_segment(s, best, &moved))
+		r = empty_segment(s, best, &moved);
+		if (r == -EBADMSG)
+			s->segments[best].damaged = true;
+		else if (r)
 			break;
 	}
 	s->stats.moved_bytes += moved;
