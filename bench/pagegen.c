@@ -34,8 +34,9 @@ static uint32_t zipf(uint64_t *state, uint32_t n)
 static void text(uint64_t *r, uint8_t *page)
 {
 	static const char syllables[32][4] = {
-		"ta", "ren", "i", "so", "men", "ko", "ul", "ver", "a", "di", "est", "mo", "ni", "par", "le", "o",
-		"qua", "si", "tri", "um", "vo", "xe", "zi", "ban", "cor", "du", "el", "fi", "gra", "hu", "in", "ja",
+		"ta", "ren", "i",   "so", "men", "ko",	"ul",  "ver", "a",  "di", "est",
+		"mo", "ni",  "par", "le", "o",	 "qua", "si",  "tri", "um", "vo", "xe",
+		"zi", "ban", "cor", "du", "el",	 "fi",	"gra", "hu",  "in", "ja",
 	};
 	unsigned int n = 0;
 
@@ -50,24 +51,27 @@ static void text(uint64_t *r, uint8_t *page)
 				page[n++] = *p;
 		}
 		if (n < COP_PAGE_BYTES)
-			page[n++] = cop_random_below(r, 12) ? ' ' : cop_random_below(r, 3) ? ',' : '\n';
+			page[n++] = cop_random_below(r, 12)  ? ' '
+				    : cop_random_below(r, 3) ? ','
+							     : '\n';
 	}
 }
 
 static void code(uint64_t *r, uint8_t *page)
 {
 	static const uint8_t ops[][3] = {
-		{ 0x48, 0x89, 0xc0 }, { 0x48, 0x8b, 0x40 }, { 0x48, 0x85, 0xc0 }, { 0x0f, 0x84, 0 },
-		{ 0xe8, 0, 0 }, { 0x48, 0x8d, 0x05 }, { 0x31, 0xc0, 0 }, { 0x41, 0x54, 0x55 },
-		{ 0xc3, 0x66, 0x90 }, { 0x74, 0x10, 0 }, { 0x83, 0xf8, 0 }, { 0x48, 0x83, 0xc4 },
+		{0x48, 0x89, 0xc0}, {0x48, 0x8b, 0x40}, {0x48, 0x85, 0xc0}, {0x0f, 0x84, 0},
+		{0xe8, 0, 0},	    {0x48, 0x8d, 0x05}, {0x31, 0xc0, 0},    {0x41, 0x54, 0x55},
+		{0xc3, 0x66, 0x90}, {0x74, 0x10, 0},	{0x83, 0xf8, 0},    {0x48, 0x83, 0xc4},
 	};
-	static const uint8_t lens[] = { 3, 4, 3, 6, 5, 7, 2, 3, 3, 2, 3, 4 };
+	static const uint8_t lens[] = {3, 4, 3, 6, 5, 7, 2, 3, 3, 2, 3, 4};
 	unsigned int n = 0;
 
 	while (n < COP_PAGE_BYTES) {
 		unsigned int k = zipf(r, 12);
-		uint8_t op[8] = { ops[k][0], ops[k][1], ops[k][2] };
-		uint32_t target = cop_random_below(r, 4) ? zipf(r, 256) * 16 : cop_random(r) & 0x3ffff0;
+		uint8_t op[8] = {ops[k][0], ops[k][1], ops[k][2]};
+		uint32_t target =
+			cop_random_below(r, 4) ? zipf(r, 256) * 16 : cop_random(r) & 0x3ffff0;
 
 		if (lens[k] >= 5)
 			cop_store32(op + lens[k] - 4, target - n);

@@ -1,13 +1,17 @@
 /*
  * store-bench.c - what the store makes of pages: bytes, and time to bring each back.
  *
- * Usage: store-bench (--pages FILE --template FILE | --generate KIND) [--count N] [--level N] [--seed N] [--json]
+ * Usage: store-bench (--pages FILE --template FILE | --generate KIND) [--count N] [--level N]
+ * [--seed N] [--json]
  *
- * FILEs are zstd-compressed: pages as u32 clone, u32 page number, 4096 bytes; template as u32 page number, 4096 bytes. A KIND is one of pagegen.h.
+ * FILEs are zstd-compressed: pages as u32 clone, u32 page number, 4096 bytes; template as u32 page
+ * number, 4096 bytes. A KIND is one of pagegen.h.
  *
- * Really stores every page, in the order of the file, with a page table per clone; then restores each one, in random order, and compares. Bytes
- * are what the store uses in the end: blocks of its arena and its ordinary memory. Times are per page, the median of ROUNDS rounds, so that
- * other work on the machine counts less; a time includes finding the page in its table and verifying its checksum.
+ * Really stores every page, in the order of the file, with a page table per clone; then restores
+ * each one, in random order, and compares. Bytes are what the store uses in the end: blocks of its
+ * arena and its ordinary memory. Times are per page, the median of ROUNDS rounds, so that other
+ * work on the machine counts less; a time includes finding the page in its table and verifying its
+ * checksum.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -75,10 +79,10 @@ static uint8_t *read_zstd(const char *name, size_t *ret_len)
 	if (!f)
 		die(name, strerror(errno));
 	while ((n = fread(in, 1, in_room, f)) > 0) {
-		ZSTD_inBuffer ib = { in, n, 0 };
+		ZSTD_inBuffer ib = {in, n, 0};
 
 		while (ib.pos < ib.size) {
-			ZSTD_outBuffer ob = { out, room, len };
+			ZSTD_outBuffer ob = {out, room, len};
 			size_t r = ZSTD_decompressStream(z, &ob, &ib);
 
 			if (ZSTD_isError(r))
@@ -162,7 +166,7 @@ static int template_page(void *ctx, unsigned int domain, uint32_t gfn, const uin
 /* Sorts `times` and sums up. */
 static struct times sum_up(uint32_t *t, size_t n)
 {
-	struct times r = { 0 };
+	struct times r = {0};
 
 	if (!n)
 		return r;
@@ -208,7 +212,7 @@ static struct cop_ptab *table_of(struct cop_store *s, struct cop_ptab **tables, 
 
 static void run_store(struct bench *b, unsigned int flags, struct result *ret)
 {
-	const struct cop_templates templates = { template_page, &b->in };
+	const struct cop_templates templates = {template_page, &b->in};
 	size_t n = b->in.nr_pages, room = (n * 5120 / COP_SEGMENT_BYTES + 64) * COP_SEGMENT_BYTES;
 	void *mem = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	struct cop_ptab **tables = must(calloc(4096, sizeof(*tables)));
@@ -223,7 +227,7 @@ static void run_store(struct bench *b, unsigned int flags, struct result *ret)
 		die("arena", strerror(errno));
 	if (cop_store_create(mem, room, flags, &templates, &s))
 		die("store", "not created");
-	*ret = (struct result){ 0 };
+	*ret = (struct result){0};
 	for (size_t i = 0; i < n; i++) {
 		const uint8_t *page = page_at(&b->in, i), *tmpl;
 		uint32_t gfn = cop_load32(page - 4), record = COP_RECORD_NONE;
@@ -334,7 +338,7 @@ static void run_peer(struct bench *b, bool zstd, struct peer *ret)
 	uint8_t *all = must(malloc(n * sizeof(buf)));
 	uint32_t *t = must(calloc(n, 4 * ROUNDS));
 
-	*ret = (struct peer){ .name = zstd ? "zstd -1" : "lz4" };
+	*ret = (struct peer){.name = zstd ? "zstd -1" : "lz4"};
 	for (size_t i = 0; i < n; i++) {
 		const uint8_t *page = page_at(&b->in, i);
 		uint64_t start = now_ns();
@@ -342,7 +346,8 @@ static void run_peer(struct bench *b, bool zstd, struct peer *ret)
 
 		if (!cop_page_is_zero(page)) {
 			if (zstd)
-				len = ZSTD_compressCCtx(zc, buf, sizeof(buf), page, COP_PAGE_BYTES, 1);
+				len = ZSTD_compressCCtx(zc, buf, sizeof(buf), page, COP_PAGE_BYTES,
+							1);
 			else
 				len = LZ4_compress_default((const char *)page, (char *)buf,
 							   COP_PAGE_BYTES, sizeof(buf));
@@ -355,14 +360,16 @@ static void run_peer(struct bench *b, bool zstd, struct peer *ret)
 	}
 	for (unsigned int round = 0; round < ROUNDS; round++) {
 		for (size_t o = 0; o < n; o++) {
-			/* A stride that visits all in a far order: n need not be prime for a bench. */
+			/* A stride that visits all in a far order: n need not be prime for a bench.
+			 */
 			size_t i = (o * 7919) % n, len = offset[i + 1] - offset[i];
 			uint64_t start = now_ns();
 
 			if (!len)
 				continue;
 			if (zstd)
-				(void)ZSTD_decompressDCtx(zd, out, sizeof(out), all + offset[i], len);
+				(void)ZSTD_decompressDCtx(zd, out, sizeof(out), all + offset[i],
+							  len);
 			else
 				(void)LZ4_decompress_safe((char *)all + offset[i], (char *)out, len,
 							  sizeof(out));
@@ -412,9 +419,11 @@ static void print_json(const struct bench *b, const struct result *r, const stru
 	       "  \"metadata_bytes\": %zu,\n  \"payload_bytes\": %zu,\n",
 	       b->in.nr_pages, raw, stored(r), (double)stored(r) / raw,
 	       (double)stored(r) / b->in.nr_pages, stored(r) - payload(r), payload(r));
-	printf("  \"metadata\": {\"log_headers_and_waste\": %zu, \"slots\": %zu, \"page_tables\": %zu,"
+	printf("  \"metadata\": {\"log_headers_and_waste\": %zu, \"slots\": %zu, \"page_tables\": "
+	       "%zu,"
 	       " \"directories\": %zu, \"memory\": %zu},\n",
-	       r->st.arena_bytes - payload(r) - r->st.slot_bytes - r->st.ptab_bytes - r->st.dir_bytes,
+	       r->st.arena_bytes - payload(r) - r->st.slot_bytes - r->st.ptab_bytes -
+		       r->st.dir_bytes,
 	       r->st.slot_bytes, r->st.ptab_bytes, r->st.dir_bytes, r->st.memory_bytes);
 	printf("  \"zero_pages\": %zu,\n  \"same_pages\": %zu,\n  \"duplicate_pages\": %zu,\n"
 	       "  \"decode_ns_p50\": %u,\n  \"decode_ns_p99\": %u,\n  \"decode_ns_mean\": %.0f,\n"
@@ -423,7 +432,8 @@ static void print_json(const struct bench *b, const struct result *r, const stru
 	       r->zero, r->same, (size_t)r->st.duplicates, r->decode.p50, r->decode.p99,
 	       r->decode.mean, per_second(r->marks), per_second(r->others),
 	       (size_t)r->st.verify_failures);
-	printf("  \"without_similar\": {\"stored_bytes\": %zu, \"ratio\": %.4f, \"decode_ns_p50\": %u,"
+	printf("  \"without_similar\": {\"stored_bytes\": %zu, \"ratio\": %.4f, \"decode_ns_p50\": "
+	       "%u,"
 	       " \"decode_ns_p99\": %u, \"encode_others_per_s\": %.0f},\n",
 	       stored(plain), (double)stored(plain) / raw, plain->decode.p50, plain->decode.p99,
 	       per_second(plain->others));
@@ -454,9 +464,9 @@ static void print_text(const struct bench *b, const struct result *r, const stru
 	       (double)(stored(r) - payload(r)) / b->in.nr_pages);
 	printf("%-22s %10s        %5u ns p50  %5u ns p99  encode %.0f/s marks, %.0f/s others\n", "",
 	       "", r->decode.p50, r->decode.p99, per_second(r->marks), per_second(r->others));
-	printf("%-22s %10zu bytes  %.4f  %5u ns p50  %5u ns p99  %.0f/s others\n", "without similar",
-	       stored(plain), stored(plain) / raw, plain->decode.p50, plain->decode.p99,
-	       per_second(plain->others));
+	printf("%-22s %10zu bytes  %.4f  %5u ns p50  %5u ns p99  %.0f/s others\n",
+	       "without similar", stored(plain), stored(plain) / raw, plain->decode.p50,
+	       plain->decode.p99, per_second(plain->others));
 	for (unsigned int i = 0; i < COP_NR_CODERS; i++) {
 		if (r->st.coder_records[i])
 			printf("  %-20s %10zu bytes  %6zu records  %5u ns p50  %5u ns p99\n",
@@ -472,7 +482,7 @@ static void print_text(const struct bench *b, const struct result *r, const stru
 int main(int argc, char **argv)
 {
 	const char *pages = NULL, *tmpl = NULL, *kind = NULL;
-	struct bench b = { .level = 1, .seed = 1 };
+	struct bench b = {.level = 1, .seed = 1};
 	struct result with, without;
 	struct peer peers[2];
 	size_t count = 6000;

@@ -1,9 +1,10 @@
 /*
- * train-model.c - makes src/mem/model-default.c: clusters pages by their histograms and gives each cluster a code.
+ * train-model.c - makes src/mem/model-default.c: clusters pages by their histograms and gives each
+ * cluster a code.
  *
- * Usage: train-model FILE... > model-default.c. Every 4096 bytes of the files are a page; zero pages are skipped. Feed it
- * memory of all kinds, and never the pages that the result will be measured on.
- * Source: k-means with code length as distance (S. Lloyd 1957).
+ * Usage: train-model FILE... > model-default.c. Every 4096 bytes of the files are a page; zero
+ * pages are skipped. Feed it memory of all kinds, and never the pages that the result will be
+ * measured on. Source: k-means with code length as distance (S. Lloyd 1957).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,9 +104,11 @@ int main(int argc, char **argv)
 	fprintf(stderr, "%zu pages\n", nr_pages);
 	for (unsigned int a = 0; a < COP_NR_ALPHABETS && nr_pages; a++)
 		cluster(a);
-	puts("/* model-default.c - code lengths of the bank; made by bench/train-model: don't edit. */\n"
+	puts("/* model-default.c - code lengths of the bank; made by bench/train-model: don't "
+	     "edit. */\n"
 	     "#include \"mem/model.h\"\n\n"
-	     "const uint8_t cop_model_default[COP_NR_ALPHABETS][COP_MODEL_TABLES][COP_HUF_SYMBOLS / 2] = {");
+	     "const uint8_t cop_model_default[COP_NR_ALPHABETS][COP_MODEL_TABLES][COP_HUF_SYMBOLS "
+	     "/ 2] = {");
 	for (unsigned int a = 0; a < COP_NR_ALPHABETS; a++) {
 		puts("\t{");
 		for (unsigned int t = 0; t < cop_model_tables[a]; t++) {

@@ -11,7 +11,7 @@ int cop_arena_init(struct cop_arena *a, void *mem, size_t len_bytes)
 
 	if (nr < 4 * COP_GROUP_BLOCKS || nr >= 1u << 25 || (uintptr_t)mem % COP_BLOCK_BYTES)
 		return -EINVAL;
-	*a = (struct cop_arena){ .mem = mem, .nr_blocks = nr };
+	*a = (struct cop_arena){.mem = mem, .nr_blocks = nr};
 	a->kind = calloc(nr, 1);
 	if (!a->kind)
 		return -ENOMEM;

@@ -1,5 +1,6 @@
 /*
- * check.h - the checksum of a page: XXH3_64 (Y. Collet), verified on every restore and used to find equal pages.
+ * check.h - the checksum of a page: XXH3_64 (Y. Collet), verified on every restore and used to find
+ * equal pages.
  *
  * The same value from any processor; with AVX2 in half the time.
  */
@@ -8,7 +9,8 @@
 
 #include <stdint.h>
 
-/* XXH3_64 of the 4096 bytes, mixed with the trust domain, so that equal pages of two domains don't look equal. */
+/* XXH3_64 of the 4096 bytes, mixed with the trust domain, so that equal pages of two domains don't
+ * look equal. */
 uint64_t cop_page_check(const uint8_t *page, unsigned int domain);
 
 /* check-avx2.c: only where the processor has AVX2. */

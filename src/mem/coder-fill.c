@@ -1,4 +1,5 @@
-/* coder-fill.c - a page that repeats one 8-byte word: allocator poison, a cleared screen, all ones. 8 bytes: the word. */
+/* coder-fill.c - a page that repeats one 8-byte word: allocator poison, a cleared screen, all ones.
+ * 8 bytes: the word. */
 #include <errno.h>
 
 #include "mem/coder.h"

@@ -1,9 +1,10 @@
 /*
  * coder-patch.c - the words in which a page differs from the template's.
  *
- * Data: for each 8-byte word that differs, in order: gap (u8: words that are equal before it; 255 = 255 equal words and no
- * changed one, another gap follows), mask (u8: bit i = byte i differs; not 0), then the bytes that the mask names. Words after the
- * last changed one are equal. Only offered while it is short: then it is both small and fast, as on the pages of an idle clone.
+ * Data: for each 8-byte word that differs, in order: gap (u8: words that are equal before it; 255 =
+ * 255 equal words and no changed one, another gap follows), mask (u8: bit i = byte i differs; not
+ * 0), then the bytes that the mask names. Words after the last changed one are equal. Only offered
+ * while it is short: then it is both small and fast, as on the pages of an idle clone.
  */
 #include <errno.h>
 

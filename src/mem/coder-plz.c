@@ -1,23 +1,27 @@
 /*
- * coder-plz.c - the engine's own coder: LZ over (dictionary, page), its parts coded with Huffman tables that stand ready.
+ * coder-plz.c - the engine's own coder: LZ over (dictionary, page), its parts coded with Huffman
+ * tables that stand ready.
  *
- * Purpose: the size of zstd at a fraction of its decoding time. zstd spends more than half of a page's decoding on building tables; here a
- * payload names tables (model.h). The dictionary may be absent: then the window starts with the page.
+ * Purpose: the size of zstd at a fraction of its decoding time. zstd spends more than half of a
+ * page's decoding on building tables; here a payload names tables (model.h). The dictionary may be
+ * absent: then the window starts with the page.
  *
- * Data: u8 literal table | token table << 4; u8 distance table | lengths table << 3 | raw literals << 6; then numbers in LEB128:
- * nr_seqs; nr_literals; unless raw, bytes of the literal section, and if nr_literals >= 256 its first half's; if nr_seqs, bytes of
- * the token section, number of distance symbols, bytes of the distance section, number of length symbols. Then the sections:
- *   literals   raw, or a pair of streams towards each other (huf.h), or from 256 literals on two such pairs
- *   tokens     a pair, a token a sequence
- *   distances  a pair
- *   rest       from its start, extra bits, least significant first: per sequence literal length, copy length, distance; from its
+ * Data: u8 literal table | token table << 4; u8 distance table | lengths table << 3 | raw literals
+ * << 6; then numbers in LEB128: nr_seqs; nr_literals; unless raw, bytes of the literal section, and
+ * if nr_literals >= 256 its first half's; if nr_seqs, bytes of the token section, number of
+ * distance symbols, bytes of the distance section, number of length symbols. Then the sections:
+ *   literals   raw, or a pair of streams towards each other (huf.h), or from 256 literals on two
+ * such pairs tokens     a pair, a token a sequence distances  a pair rest       from its start,
+ * extra bits, least significant first: per sequence literal length, copy length, distance; from its
  *              end, backward, length symbols
  *
- * A token: literals 0..6, 7 = 7 + a length symbol | (copy bytes - 3) 0..14, 15 = 15 + a length symbol << 3 | last distance again << 7.
- * Length symbol s: s < 192: s; else 192 + (s - 192) * 128 + 7 extra bits. Distance symbol: 0, 1 = second, third most
- * recent distance; 2..11 = 8 * (1 << (s - 2) + that many extra bits); 16..28 = 1 << (s - 16) + that many extra bits.
+ * A token: literals 0..6, 7 = 7 + a length symbol | (copy bytes - 3) 0..14, 15 = 15 + a length
+ * symbol << 3 | last distance again << 7. Length symbol s: s < 192: s; else 192 + (s - 192) * 128 +
+ * 7 extra bits. Distance symbol: 0, 1 = second, third most recent distance; 2..11 = 8 * (1 << (s -
+ * 2) + that many extra bits); 16..28 = 1 << (s - 16) + that many extra bits.
  *
- * Valid if and only if: every stream fills its section, all sequences stay inside the window, literals are used up, and the page is full at the end.
+ * Valid if and only if: every stream fills its section, all sequences stay inside the window,
+ * literals are used up, and the page is full at the end.
  */
 #include <errno.h>
 
@@ -93,7 +97,7 @@ struct parts {
 /* Turns sequences into the four streams of symbols, and counts them. */
 static void split(struct cop_encoder *e, const uint8_t *page, uint8_t *extra, struct parts *ret)
 {
-	struct parts p = { .extra.p = extra };
+	struct parts p = {.extra.p = extra};
 	uint8_t *lit = e->literals;
 
 	memset(e->count, 0, sizeof(e->count));
@@ -197,8 +201,8 @@ size_t cop_plz_encode(struct cop_encoder *e, const uint8_t *page, const uint8_t 
 	n = s.extra.p + (s.extra.fill + 7) / 8 - extra;
 	memcpy(out, extra, n);
 	out += n;
-	out += cop_huf_encode(&table[COP_LENGTHS][choice[COP_LENGTHS]], e->lengths, s.nr_lengths, true,
-			      out);
+	out += cop_huf_encode(&table[COP_LENGTHS][choice[COP_LENGTHS]], e->lengths, s.nr_lengths,
+			      true, out);
 	n = out - e->sections;
 	if (p - dst + n >= COP_PAYLOAD_MAX)
 		return 0;
@@ -226,7 +230,8 @@ static const uint8_t *get_leb(const uint8_t *p, const uint8_t *end, unsigned int
 	return p;
 }
 
-/* Returns the first section, or NULL if the header can't be right. All sections then lie before end. */
+/* Returns the first section, or NULL if the header can't be right. All sections then lie before
+ * end. */
 static const uint8_t *parse_header(const uint8_t *p, const uint8_t *end, struct header *h)
 {
 	if (end - p < 4)
@@ -272,21 +277,31 @@ static int get_literals(struct cop_decoder *d, const struct header *h, const uin
 	return cop_huf_decode_pair(t, d->literals, h->nr_literals, section, h->literal_bytes);
 }
 
-/* Tokens, distances and lengths, from where the tokens are to end. What is left for extra bits: *ret_extra, *ret_extra_bytes. */
+/* Tokens, distances and lengths, from where the tokens are to end. What is left for extra bits:
+ * *ret_extra, *ret_extra_bytes. */
 static int get_symbols(struct cop_decoder *d, const struct header *h, const uint8_t *section,
 		       const uint8_t *end, const uint8_t **ret_extra, size_t *ret_extra_bytes)
 {
 	const uint8_t *rest = section + h->token_bytes + h->distance_bytes;
 	const struct cop_huf_part tokens = {
-		&d->model->table[COP_TOKENS][h->token_table], d->tokens, h->nr_seqs, section,
+		&d->model->table[COP_TOKENS][h->token_table],
+		d->tokens,
+		h->nr_seqs,
+		section,
 		h->token_bytes,
 	};
 	const struct cop_huf_part distances = {
-		&d->model->table[COP_DISTANCES][h->distance_table], d->distances, h->nr_distances,
-		section + h->token_bytes, h->distance_bytes,
+		&d->model->table[COP_DISTANCES][h->distance_table],
+		d->distances,
+		h->nr_distances,
+		section + h->token_bytes,
+		h->distance_bytes,
 	};
 	const struct cop_huf_part lengths = {
-		&d->model->table[COP_LENGTHS][h->length_table], d->lengths, h->nr_lengths, rest,
+		&d->model->table[COP_LENGTHS][h->length_table],
+		d->lengths,
+		h->nr_lengths,
+		rest,
 		end - rest,
 	};
 	size_t lengths_bytes;
@@ -297,7 +312,8 @@ static int get_symbols(struct cop_decoder *d, const struct header *h, const uint
 	return r;
 }
 
-/* Extra bits: reading beyond the payload is harmless (at most 4 bytes a sequence, COP_HUF_SLACK) and found at the end. */
+/* Extra bits: reading beyond the payload is harmless (at most 4 bytes a sequence, COP_HUF_SLACK)
+ * and found at the end. */
 struct extra {
 	const uint8_t *p;
 	size_t bit;
@@ -318,35 +334,47 @@ static unsigned int get_long_length(struct extra *x, unsigned int symbol)
 }
 
 /*
- * What a distance symbol means: extra bits, shift, and where in `recent` (below) the distance is then found. For a token that says "the last distance again",
- * any symbol | TOKEN_RECENT: so that there is one look-up and no question. Distances that no window has: 65536, which is 0 in 16 bits.
+ * What a distance symbol means: extra bits, shift, and where in `recent` (below) the distance is
+ * then found. For a token that says "the last distance again", any symbol | TOKEN_RECENT: so that
+ * there is one look-up and no question. Distances that no window has: 65536, which is 0 in 16 bits.
  */
-#define PLAIN(n)   { n, 0, 48 }
-#define ALIGNED(n) { n, 3, 48 }
-#define NOWHERE	   { 0, 16, 48 }
+#define PLAIN(n)                                                                                   \
+	{                                                                                          \
+		n, 0, 48                                                                           \
+	}
+#define ALIGNED(n)                                                                                 \
+	{                                                                                          \
+		n, 3, 48                                                                           \
+	}
+#define NOWHERE                                                                                    \
+	{                                                                                          \
+		0, 16, 48                                                                          \
+	}
 static const struct {
 	uint8_t bits, shift, recent_bit;
 } distance_symbols[TOKEN_RECENT + COP_NR_DISTANCE_SYMBOLS] = {
-	{ 0, 0, 16 }, { 0, 0, 32 },
-	ALIGNED(0), ALIGNED(1), ALIGNED(2), ALIGNED(3), ALIGNED(4), ALIGNED(5), ALIGNED(6),
-	ALIGNED(7), ALIGNED(8), ALIGNED(9), NOWHERE, NOWHERE, NOWHERE, NOWHERE,
-	PLAIN(0), PLAIN(1), PLAIN(2), PLAIN(3), PLAIN(4), PLAIN(5), PLAIN(6), PLAIN(7),
-	PLAIN(8), PLAIN(9), PLAIN(10), PLAIN(11), PLAIN(12), NOWHERE, NOWHERE, NOWHERE,
+	{0, 0, 16}, {0, 0, 32}, ALIGNED(0), ALIGNED(1), ALIGNED(2), ALIGNED(3), ALIGNED(4),
+	ALIGNED(5), ALIGNED(6), ALIGNED(7), ALIGNED(8), ALIGNED(9), NOWHERE,	NOWHERE,
+	NOWHERE,    NOWHERE,	PLAIN(0),   PLAIN(1),	PLAIN(2),   PLAIN(3),	PLAIN(4),
+	PLAIN(5),   PLAIN(6),	PLAIN(7),   PLAIN(8),	PLAIN(9),   PLAIN(10),	PLAIN(11),
+	PLAIN(12),  NOWHERE,	NOWHERE,    NOWHERE,
 };
 
 /*
- * Turns symbols into numbers, d->seqs. Which symbols a token has can't be predicted, so that there is no branch on it: a processor spends more
- * on one wrong guess than on the whole sequence. Nothing is checked here but that all symbols and extra bits were used; reading
- * too many finds old ones.
+ * Turns symbols into numbers, d->seqs. Which symbols a token has can't be predicted, so that there
+ * is no branch on it: a processor spends more on one wrong guess than on the whole sequence.
+ * Nothing is checked here but that all symbols and extra bits were used; reading too many finds old
+ * ones.
  */
 static int resolve(struct cop_decoder *d, const struct header *h, const uint8_t *extra,
 		   size_t extra_bytes, size_t dict_bytes)
 {
 	const uint8_t *distances = d->distances, *lengths = d->lengths;
 	const unsigned int nr_seqs = h->nr_seqs;
-	struct extra x = { .p = extra };
+	struct extra x = {.p = extra};
 	uint16_t first[COP_LZ_NR_DISTANCES];
-	uint64_t recent; /* four distances of 16 bits, the last used lowest; the highest is the new one */
+	uint64_t recent; /* four distances of 16 bits, the last used lowest; the highest is the new
+			    one */
 
 	cop_lz_first_distances(dict_bytes, first);
 	recent = first[0] | (uint64_t)first[1] << 16 | (uint64_t)first[2] << 32;
@@ -379,7 +407,7 @@ static int resolve(struct cop_decoder *d, const struct header *h, const uint8_t 
 		/* To the front: those before it move up, over its place; those behind it stay. */
 		below = (1ull << at) - 1;
 		recent = (recent & ~(below << 16 | 0xffff)) | (recent & below) << 16 | distance;
-		d->seqs[i] = (struct cop_plz_seq){ distance, literals, copy + COP_LZ_MIN_MATCH };
+		d->seqs[i] = (struct cop_plz_seq){distance, literals, copy + COP_LZ_MIN_MATCH};
 	}
 	if (distances != d->distances + h->nr_distances || lengths != d->lengths + h->nr_lengths)
 		return -EBADMSG;
@@ -387,16 +415,23 @@ static int resolve(struct cop_decoder *d, const struct header *h, const uint8_t 
 }
 
 /*
- * Copies `bytes` from `distance` back, writing up to 39 bytes more. A pattern shorter than a word is first spread over one: from there on
- * it also repeats at a multiple of its length that is a word or more.
+ * Copies `bytes` from `distance` back, writing up to 39 bytes more. A pattern shorter than a word
+ * is first spread over one: from there on it also repeats at a multiple of its length that is a
+ * word or more.
  */
 static inline void copy_back(uint8_t *to, size_t distance, size_t bytes)
 {
 	static const uint64_t spread[8] = {
-		0, 0x0101010101010101, 0x0001000100010001, 0x0001000001000001,
-		0x0000000100000001, 0x0000010000000001, 0x0001000000000001, 0x0100000000000001,
+		0,
+		0x0101010101010101,
+		0x0001000100010001,
+		0x0001000001000001,
+		0x0000000100000001,
+		0x0000010000000001,
+		0x0001000000000001,
+		0x0100000000000001,
 	};
-	static const uint8_t multiple[8] = { 0, 8, 8, 9, 8, 10, 12, 14 };
+	static const uint8_t multiple[8] = {0, 8, 8, 9, 8, 10, 12, 14};
 	uint8_t *end = to + bytes;
 	const uint8_t *from;
 
@@ -418,7 +453,8 @@ static inline void copy_back(uint8_t *to, size_t distance, size_t bytes)
 	} while (to < end);
 }
 
-/* Runs the sequences. All checks are here: lengths against what is left of page and literals, distances against the window. */
+/* Runs the sequences. All checks are here: lengths against what is left of page and literals,
+ * distances against the window. */
 static int run(struct cop_decoder *d, const struct header *h, const uint8_t *literals,
 	       size_t dict_bytes)
 {
@@ -457,7 +493,8 @@ int cop_plz_decode(struct cop_decoder *d, const uint8_t *payload, size_t len_byt
 
 	if (len_bytes > COP_PAYLOAD_MAX)
 		return -EBADMSG;
-	/* A copy with room around it: bit readers then need no bounds until the end, and nobody can change it meanwhile. */
+	/* A copy with room around it: bit readers then need no bounds until the end, and nobody can
+	 * change it meanwhile. */
 	memcpy(d->payload, payload, len_bytes);
 	section = parse_header(d->payload, end, &h);
 	if (!section)

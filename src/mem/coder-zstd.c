@@ -1,8 +1,10 @@
 /*
- * coder-zstd.c - a zstd frame without magic number or content size, with the template's page as dictionary.
+ * coder-zstd.c - a zstd frame without magic number or content size, with the template's page as
+ * dictionary.
  *
- * ZSTD_DCtx_refPrefix() allocates, so decoding uses ZSTD_decompress_usingDict(), which takes the page as plain content unless it starts
- * with zstd's dictionary magic: such a template page isn't used.
+ * ZSTD_DCtx_refPrefix() allocates, so decoding uses ZSTD_decompress_usingDict(), which takes the
+ * page as plain content unless it starts with zstd's dictionary magic: such a template page isn't
+ * used.
  */
 #define ZSTD_STATIC_LINKING_ONLY
 #include <errno.h>
@@ -17,9 +19,10 @@ size_t cop_zstd_encode(struct cop_encoder *e, const uint8_t *page, const uint8_t
 
 	if (cop_load32(dict) == ZSTD_MAGIC_DICTIONARY)
 		return 0;
-	(void)ZSTD_CCtx_reset(e->zstd, ZSTD_reset_session_and_parameters); /* can't fail: no frame is open */
-	if (ZSTD_isError(ZSTD_CCtx_setParameter(e->zstd, ZSTD_c_compressionLevel,
-						level >= 2 ? 9 : 1)) ||
+	(void)ZSTD_CCtx_reset(e->zstd,
+			      ZSTD_reset_session_and_parameters); /* can't fail: no frame is open */
+	if (ZSTD_isError(
+		    ZSTD_CCtx_setParameter(e->zstd, ZSTD_c_compressionLevel, level >= 2 ? 9 : 1)) ||
 	    ZSTD_isError(ZSTD_CCtx_setParameter(e->zstd, ZSTD_c_format, ZSTD_f_zstd1_magicless)) ||
 	    ZSTD_isError(ZSTD_CCtx_setParameter(e->zstd, ZSTD_c_contentSizeFlag, 0)) ||
 	    ZSTD_isError(ZSTD_CCtx_refPrefix(e->zstd, dict, COP_PAGE_BYTES)))

@@ -7,18 +7,17 @@
 #include "mem/coder.h"
 
 const struct cop_coder cop_coders[COP_NR_CODERS] = {
-	[COP_CODER_RAW] = { "raw", COP_DICT_NONE, 100, cop_raw_encode, cop_raw_decode },
-	[COP_CODER_FILL] = { "fill", COP_DICT_NONE, 100, cop_fill_encode, cop_fill_decode },
-	[COP_CODER_PATCH] = { "patch", COP_DICT_TEMPLATE, 200, cop_patch_encode, cop_patch_decode },
-	[COP_CODER_PLZ] = { "plz", COP_DICT_NONE, 1500, cop_plz_encode, cop_plz_decode },
-	[COP_CODER_PLZ_TEMPLATE] = { "plz-template", COP_DICT_TEMPLATE, 1600, cop_plz_encode,
-				     cop_plz_decode },
-	[COP_CODER_PLZ_LIKE] = { "plz-like", COP_DICT_RECORD, 3200, cop_plz_encode,
-				 cop_plz_decode },
-	[COP_CODER_LZ4_TEMPLATE] = { "lz4-template", COP_DICT_TEMPLATE, 1000, cop_lz4_encode,
-				     cop_lz4_decode },
-	[COP_CODER_ZSTD_TEMPLATE] = { "zstd-template", COP_DICT_TEMPLATE, 4500, cop_zstd_encode,
-				      cop_zstd_decode },
+	[COP_CODER_RAW] = {"raw", COP_DICT_NONE, 100, cop_raw_encode, cop_raw_decode},
+	[COP_CODER_FILL] = {"fill", COP_DICT_NONE, 100, cop_fill_encode, cop_fill_decode},
+	[COP_CODER_PATCH] = {"patch", COP_DICT_TEMPLATE, 200, cop_patch_encode, cop_patch_decode},
+	[COP_CODER_PLZ] = {"plz", COP_DICT_NONE, 1500, cop_plz_encode, cop_plz_decode},
+	[COP_CODER_PLZ_TEMPLATE] = {"plz-template", COP_DICT_TEMPLATE, 1600, cop_plz_encode,
+				    cop_plz_decode},
+	[COP_CODER_PLZ_LIKE] = {"plz-like", COP_DICT_RECORD, 3200, cop_plz_encode, cop_plz_decode},
+	[COP_CODER_LZ4_TEMPLATE] = {"lz4-template", COP_DICT_TEMPLATE, 1000, cop_lz4_encode,
+				    cop_lz4_decode},
+	[COP_CODER_ZSTD_TEMPLATE] = {"zstd-template", COP_DICT_TEMPLATE, 4500, cop_zstd_encode,
+				     cop_zstd_decode},
 };
 
 struct cop_model *cop_model_new(void)
@@ -71,8 +70,8 @@ struct cop_decoder *cop_decoder_new(const struct cop_model *m)
 		return NULL;
 	d->model = m;
 	d->zstd = ZSTD_createDCtx();
-	if (!d->zstd || ZSTD_isError(ZSTD_DCtx_setParameter(d->zstd, ZSTD_d_format,
-							    ZSTD_f_zstd1_magicless))) {
+	if (!d->zstd ||
+	    ZSTD_isError(ZSTD_DCtx_setParameter(d->zstd, ZSTD_d_format, ZSTD_f_zstd1_magicless))) {
 		cop_decoder_free(d);
 		return NULL;
 	}

@@ -1,11 +1,14 @@
 /*
- * coder.h - the ways a page's bytes can be written down. One file and one row of a const table each.
+ * coder.h - the ways a page's bytes can be written down. One file and one row of a const table
+ * each.
  *
- * A coder turns a page, and perhaps a dictionary page that the decoder will have too, into a payload of 1..4096 bytes, and back.
- * Coders do no I/O, take no lock and allocate nothing; they know nothing of records, checksums or reference counts.
+ * A coder turns a page, and perhaps a dictionary page that the decoder will have too, into a
+ * payload of 1..4096 bytes, and back. Coders do no I/O, take no lock and allocate nothing; they
+ * know nothing of records, checksums or reference counts.
  *
- * A payload is not trusted: decode() reads and writes within its bounds whatever the bytes, and returns 0 or
- * -EBADMSG. It need not find every alteration (a changed literal is still a page): the record's checksum does (store.h).
+ * A payload is not trusted: decode() reads and writes within its bounds whatever the bytes, and
+ * returns 0 or -EBADMSG. It need not find every alteration (a changed literal is still a page): the
+ * record's checksum does (store.h).
  */
 #ifndef COP_MEM_CODER_H
 #define COP_MEM_CODER_H
@@ -21,7 +24,7 @@
 enum cop_dict {
 	COP_DICT_NONE,
 	COP_DICT_TEMPLATE, /* the template's page at the same place */
-	COP_DICT_RECORD, /* the page of another record of the same trust domain */
+	COP_DICT_RECORD,   /* the page of another record of the same trust domain */
 };
 
 /* Stored in records: never renumber. */
@@ -72,7 +75,8 @@ struct cop_encoder {
 	uint8_t lengths[2 * COP_LZ_MAX_SEQS];
 	uint8_t sections[4 * COP_HUF_SLACK];
 	uint8_t scratch[2 * COP_PAGE_BYTES + 512];
-	uint8_t template_page[COP_PAGE_BYTES]; /* the store's: dictionaries of the page being coded */
+	uint8_t template_page[COP_PAGE_BYTES]; /* the store's: dictionaries of the page being coded
+						*/
 	uint8_t like_page[COP_PAGE_BYTES];
 	uint16_t count[COP_NR_ALPHABETS][COP_HUF_SYMBOLS];
 	struct ZSTD_CCtx_s *zstd;
@@ -85,9 +89,9 @@ struct cop_coder {
 	enum cop_dict dict;
 	unsigned int decode_ns; /* typical, for the choice between coders */
 	/*
-	 * Codes page (4096 bytes). dict: the dictionary page, or NULL if the coder has none. level: effort, 0 fast, 1 usual,
-	 * 2 hard. dst has room for COP_PAYLOAD_MAX bytes. Returns the payload's bytes, or 0 if this coder doesn't fit or
-	 * doesn't make the page smaller.
+	 * Codes page (4096 bytes). dict: the dictionary page, or NULL if the coder has none. level:
+	 * effort, 0 fast, 1 usual, 2 hard. dst has room for COP_PAYLOAD_MAX bytes. Returns the
+	 * payload's bytes, or 0 if this coder doesn't fit or doesn't make the page smaller.
 	 */
 	size_t (*encode)(struct cop_encoder *e, const uint8_t *page, const uint8_t *dict, int level,
 			 uint8_t *dst);
@@ -101,8 +105,8 @@ struct cop_coder {
 extern const struct cop_coder cop_coders[COP_NR_CODERS];
 
 /*
- * NULL: out of memory. All that a coder will ever need is allocated here. The caller frees them; a model outlives
- * the encoders and decoders made with it.
+ * NULL: out of memory. All that a coder will ever need is allocated here. The caller frees them; a
+ * model outlives the encoders and decoders made with it.
  */
 struct cop_model *cop_model_new(void);
 void cop_model_free(struct cop_model *m);

@@ -16,7 +16,7 @@ static unsigned int reverse_bits(unsigned int v, unsigned int n)
 
 int cop_huf_build(struct cop_huf *h, const uint8_t *bits, unsigned int nr_symbols)
 {
-	unsigned int count[COP_HUF_MAX_BITS + 1] = { 0 }, next[COP_HUF_MAX_BITS + 2] = { 0 };
+	unsigned int count[COP_HUF_MAX_BITS + 1] = {0}, next[COP_HUF_MAX_BITS + 2] = {0};
 	unsigned int code = 0, kraft = 0;
 
 	if (nr_symbols > COP_HUF_SYMBOLS)
@@ -52,10 +52,11 @@ int cop_huf_build(struct cop_huf *h, const uint8_t *bits, unsigned int nr_symbol
 
 void cop_huf_lengths(const uint32_t *count, unsigned int nr_symbols, uint8_t *ret_bits)
 {
-	/* Twice the occurrences plus one, so that what never occurs is still codable; two-queue Huffman by selection. */
+	/* Twice the occurrences plus one, so that what never occurs is still codable; two-queue
+	 * Huffman by selection. */
 	uint64_t weight[2 * COP_HUF_SYMBOLS];
-	uint16_t parent[2 * COP_HUF_SYMBOLS] = { 0 };
-	bool used[2 * COP_HUF_SYMBOLS] = { false };
+	uint16_t parent[2 * COP_HUF_SYMBOLS] = {0};
+	bool used[2 * COP_HUF_SYMBOLS] = {false};
 	unsigned int n = nr_symbols, kraft = 0;
 
 	for (unsigned int s = 0; s < n; s++)
@@ -84,7 +85,8 @@ void cop_huf_lengths(const uint32_t *count, unsigned int nr_symbols, uint8_t *re
 		ret_bits[s] = depth > COP_HUF_MAX_BITS ? COP_HUF_MAX_BITS : depth;
 		kraft += COP_HUF_ENTRIES >> ret_bits[s];
 	}
-	/* Too full after clipping: lengthen, each time, the code where it costs least per unit of room it frees. */
+	/* Too full after clipping: lengthen, each time, the code where it costs least per unit of
+	 * room it frees. */
 	while (kraft > COP_HUF_ENTRIES) {
 		unsigned int best = UINT32_MAX;
 		double best_cost = 0;
@@ -103,7 +105,8 @@ void cop_huf_lengths(const uint32_t *count, unsigned int nr_symbols, uint8_t *re
 		ret_bits[best]++;
 		kraft -= COP_HUF_ENTRIES >> ret_bits[best];
 	}
-	/* Room left: shorten where it gains most, until complete. A unit of room always fits a longest code. */
+	/* Room left: shorten where it gains most, until complete. A unit of room always fits a
+	 * longest code. */
 	while (kraft < COP_HUF_ENTRIES) {
 		unsigned int best = UINT32_MAX;
 
@@ -149,8 +152,9 @@ size_t cop_huf_encode(const struct cop_huf *h, const uint8_t *src, size_t n, boo
 }
 
 /*
- * A reservoir of 56..63 bits. Reading on past the section's end is harmless (COP_HUF_SLACK) and found afterwards, because
- * what was read is counted exactly: the bytes taken in, less the whole bytes still unused.
+ * A reservoir of 56..63 bits. Reading on past the section's end is harmless (COP_HUF_SLACK) and
+ * found afterwards, because what was read is counted exactly: the bytes taken in, less the whole
+ * bytes still unused.
  */
 struct reader {
 	uint64_t acc;
@@ -200,14 +204,16 @@ size_t cop_huf_encode_pair(const struct cop_huf *h, const uint8_t *src, size_t n
 	return bytes + cop_huf_encode(h, src + half, n - half, true, dst + bytes);
 }
 
-/* A pair's readers, and how far its halves are: both are at symbol i, the first has na, the second nb, nb <= na <= nb + 1. */
+/* A pair's readers, and how far its halves are: both are at symbol i, the first has na, the second
+ * nb, nb <= na <= nb + 1. */
 struct pair {
 	struct reader a, b;
 	uint8_t *da, *db;
 	size_t i, na, nb;
 };
 
-static inline struct pair pair_begin(uint8_t *dst, size_t n, const uint8_t *section, size_t len_bytes)
+static inline struct pair pair_begin(uint8_t *dst, size_t n, const uint8_t *section,
+				     size_t len_bytes)
 {
 	size_t na = (n + 1) / 2;
 
@@ -274,8 +280,9 @@ int cop_huf_decode_mixed(const struct cop_huf_part *p, const struct cop_huf_part
 	const uint8_t *single_end = single->section + single->len_bytes;
 	struct pair x = pair_begin(p->dst, p->n, p->section, p->len_bytes);
 	struct pair y = pair_begin(q->dst, q->n, q->section, q->len_bytes);
-	struct reader z = { .p = single_end };
-	/* In locals: a byte stored through dst might, for all the compiler knows, change what the parts point to. */
+	struct reader z = {.p = single_end};
+	/* In locals: a byte stored through dst might, for all the compiler knows, change what the
+	 * parts point to. */
 	const struct cop_huf *hx = p->h, *hy = q->h, *hz = single->h;
 	uint8_t *dz = single->dst;
 	size_t i = 0, nz = single->n;

@@ -21,7 +21,7 @@ static uint32_t tagged(uint64_t hash, uint32_t record)
 void cop_index_done(struct cop_index *x)
 {
 	free(x->entries);
-	*x = (struct cop_index){ 0 };
+	*x = (struct cop_index){0};
 }
 
 void cop_index_add(struct cop_index *x, uint64_t hash, uint32_t record)
@@ -37,7 +37,7 @@ void cop_index_add(struct cop_index *x, uint64_t hash, uint32_t record)
 int cop_index_prepare(struct cop_index *x, cop_index_hash_fn *hash, const void *ctx)
 {
 	uint32_t room = x->entries ? x->mask + 1 : 0;
-	struct cop_index bigger = { .mask = room ? 2 * room - 1 : FIRST_ROOM - 1 };
+	struct cop_index bigger = {.mask = room ? 2 * room - 1 : FIRST_ROOM - 1};
 
 	if ((uint64_t)(x->used + 1) * 4 <= (uint64_t)room * 3)
 		return 0;
@@ -135,7 +135,7 @@ void cop_sketch_make(const uint8_t *page, struct cop_sketch *ret)
 void cop_sketches_done(struct cop_sketches *x)
 {
 	free(x->entries);
-	*x = (struct cop_sketches){ 0 };
+	*x = (struct cop_sketches){0};
 }
 
 static uint32_t place(const struct cop_sketches *x, uint32_t feature)
@@ -148,7 +148,8 @@ void cop_sketches_add(struct cop_sketches *x, const struct cop_sketch *k, uint32
 {
 	uint32_t room = x->entries ? x->mask + 1 : 0;
 
-	/* Two places a record. Growing forgets: the entries don't say their feature. So each doubling has four times the room. */
+	/* Two places a record. Growing forgets: the entries don't say their feature. So each
+	 * doubling has four times the room. */
 	if (!room || (nr_records * 2 > room && room < 1u << 28)) {
 		uint32_t bigger = room ? room * 4 : 1024;
 		uint32_t *entries = calloc(bigger, sizeof(*entries));

@@ -1,7 +1,9 @@
 /*
- * index.h - finds records by their page: equal ones by hash, similar ones by sketch. In ordinary memory, rebuilt at open.
+ * index.h - finds records by their page: equal ones by hash, similar ones by sketch. In ordinary
+ * memory, rebuilt at open.
  *
- * Both give candidates only: whoever asks compares. Neither knows records: hashes are handed in, with a function to look one up again.
+ * Both give candidates only: whoever asks compares. Neither knows records: hashes are handed in,
+ * with a function to look one up again.
  */
 #ifndef COP_MEM_INDEX_H
 #define COP_MEM_INDEX_H
@@ -10,7 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Open addressing, linear probing; an entry is record | 4 bits of its hash << 28. At most 3/4 full. */
+/* Open addressing, linear probing; an entry is record | 4 bits of its hash << 28. At most 3/4 full.
+ */
 struct cop_index {
 	uint32_t *entries;
 	uint32_t mask; /* room - 1; 0 with entries NULL */
@@ -30,8 +33,9 @@ void cop_index_remove(struct cop_index *x, uint64_t hash, uint32_t record,
 uint32_t cop_index_find(const struct cop_index *x, uint64_t hash, uint32_t *cursor);
 
 /*
- * A sketch of a page: the smallest hashes of its distinct 8-byte words at aligned places. Pages that share words share some of these, wherever
- * the words stand. Source: A. Broder 1997 (min-wise sampling); Gupta et al. 2008 (Difference Engine).
+ * A sketch of a page: the smallest hashes of its distinct 8-byte words at aligned places. Pages
+ * that share words share some of these, wherever the words stand. Source: A. Broder 1997 (min-wise
+ * sampling); Gupta et al. 2008 (Difference Engine).
  */
 #define COP_SKETCH_FEATURES 8
 
@@ -49,7 +53,8 @@ struct cop_sketches {
 };
 
 void cop_sketches_done(struct cop_sketches *x);
-/* nr_records: that the index is to serve, decides its room. Never fails: without memory it doesn't grow. */
+/* nr_records: that the index is to serve, decides its room. Never fails: without memory it doesn't
+ * grow. */
 void cop_sketches_add(struct cop_sketches *x, const struct cop_sketch *k, uint32_t record,
 		      uint64_t nr_records);
 /* The record that shares most features, at least `least`; 0: none. */

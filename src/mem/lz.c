@@ -14,9 +14,9 @@ struct match {
 };
 
 struct effort {
-	unsigned int depth; /* links of the chain followed */
+	unsigned int depth;	  /* links of the chain followed */
 	unsigned int dict_stride; /* of the dictionary's positions that are indexed */
-	unsigned int lazy_bytes; /* look one further if the match is shorter */
+	unsigned int lazy_bytes;  /* look one further if the match is shorter */
 };
 
 static inline unsigned int hash4(const uint8_t *p)
@@ -49,18 +49,19 @@ static inline void take_better(struct match *m, unsigned int bytes, unsigned int
 	int score = (int)bytes * LITERAL_BITS - cost_bits;
 
 	if (score > m->score)
-		*m = (struct match){ score, bytes, distance, recent };
+		*m = (struct match){score, bytes, distance, recent};
 }
 
 /*
- * The best match at pos, or a score of 0. Most positions have none: so first everything is compared without a branch, and one branch leaves. The
- * index needs no mark for "none": it starts with position 0, which is as good a candidate as any.
+ * The best match at pos, or a score of 0. Most positions have none: so first everything is compared
+ * without a branch, and one branch leaves. The index needs no mark for "none": it starts with
+ * position 0, which is as good a candidate as any.
  */
 static inline __attribute__((always_inline)) struct match
 find(const struct cop_lz *lz, const uint8_t *window, unsigned int pos, unsigned int end,
      const uint16_t recent[COP_LZ_NR_DISTANCES], unsigned int depth)
 {
-	struct match m = { 0 };
+	struct match m = {0};
 	uint32_t here = cop_load32(window + pos);
 	unsigned int at[3], any = 0;
 
@@ -110,8 +111,8 @@ static inline void index_to(struct cop_lz *lz, const uint8_t *window, unsigned i
 	}
 }
 
-static inline __attribute__((always_inline)) void
-parse(struct cop_lz *lz, const uint8_t *window, unsigned int dict_bytes, struct effort e)
+static inline __attribute__((always_inline)) void parse(struct cop_lz *lz, const uint8_t *window,
+							unsigned int dict_bytes, struct effort e)
 {
 	unsigned int end = dict_bytes + COP_PAGE_BYTES, last = end - HASHED_BYTES;
 	unsigned int pos = dict_bytes, anchor = pos, next = 0, misses = 0;
@@ -171,9 +172,9 @@ parse(struct cop_lz *lz, const uint8_t *window, unsigned int dict_bytes, struct 
 void cop_lz_parse(struct cop_lz *lz, const uint8_t *window, size_t dict_bytes, int level)
 {
 	if (level <= 0)
-		parse(lz, window, dict_bytes, (struct effort){ 1, 4, 0 });
+		parse(lz, window, dict_bytes, (struct effort){1, 4, 0});
 	else if (level == 1)
-		parse(lz, window, dict_bytes, (struct effort){ 2, 2, 24 });
+		parse(lz, window, dict_bytes, (struct effort){2, 2, 24});
 	else
-		parse(lz, window, dict_bytes, (struct effort){ 64, 1, 64 });
+		parse(lz, window, dict_bytes, (struct effort){64, 1, 64});
 }

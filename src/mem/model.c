@@ -1,8 +1,8 @@
 /* model.c - the bank of Huffman tables: see model.h. */
 #include "mem/model.h"
 
-const uint16_t cop_alphabet_symbols[COP_NR_ALPHABETS] = { 256, 256, COP_NR_DISTANCE_SYMBOLS, 256 };
-const uint8_t cop_model_tables[COP_NR_ALPHABETS] = { 16, 16, 8, 8 };
+const uint16_t cop_alphabet_symbols[COP_NR_ALPHABETS] = {256, 256, COP_NR_DISTANCE_SYMBOLS, 256};
+const uint8_t cop_model_tables[COP_NR_ALPHABETS] = {16, 16, 8, 8};
 
 int cop_model_build(struct cop_model *m,
 		    const uint8_t packed[COP_NR_ALPHABETS][COP_MODEL_TABLES][COP_HUF_SYMBOLS / 2])

@@ -1,8 +1,9 @@
 /*
  * model.h - the bank of Huffman tables that plz records name.
  *
- * Four alphabets, each with a few tables to choose from. The bank is part of the record format: a record coded with it can only be
- * decoded with the same lengths (model-default.c), so a change of a length is a change of format (docs/formats/store.md).
+ * Four alphabets, each with a few tables to choose from. The bank is part of the record format: a
+ * record coded with it can only be decoded with the same lengths (model-default.c), so a change of
+ * a length is a change of format (docs/formats/store.md).
  */
 #ifndef COP_MEM_MODEL_H
 #define COP_MEM_MODEL_H
@@ -12,7 +13,7 @@
 
 enum cop_alphabet { COP_LITERALS, COP_TOKENS, COP_DISTANCES, COP_LENGTHS, COP_NR_ALPHABETS };
 
-#define COP_MODEL_TABLES 16 /* of each alphabet at most; a record has 4 bits to name one */
+#define COP_MODEL_TABLES	16 /* of each alphabet at most; a record has 4 bits to name one */
 #define COP_NR_DISTANCE_SYMBOLS 32
 
 extern const uint16_t cop_alphabet_symbols[COP_NR_ALPHABETS];

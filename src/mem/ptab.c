@@ -1,12 +1,13 @@
 /*
  * ptab.c - page tables: see ptab.h.
  *
- * States of an entry's place: free (0) or taken. Linear probing from a home place; pages of a group of 8 have homes side by
- * side. An entry is removed by moving a later one of its chain into the gap, so for the length of two stores that one stands
- * twice: recovery removes the one that a search doesn't reach.
+ * States of an entry's place: free (0) or taken. Linear probing from a home place; pages of a group
+ * of 8 have homes side by side. An entry is removed by moving a later one of its chain into the
+ * gap, so for the length of two stores that one stands twice: recovery removes the one that a
+ * search doesn't reach.
  *
- * A directory entry is two words: root (first block | blocks << 32) and key. The root is written first, the key makes the table exist; on
- * removal the key goes first.
+ * A directory entry is two words: root (first block | blocks << 32) and key. The root is written
+ * first, the key makes the table exist; on removal the key goes first.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -23,7 +24,7 @@ static_assert(SLOT_BITS + TAG_BITS + STATE_BITS + 28 == 64, "an entry is one wor
 struct cop_ptab {
 	struct cop_store *store;
 	size_t dir_at; /* offset of the directory entry */
-	size_t base; /* offset of the entries */
+	size_t base;   /* offset of the entries */
 	uint32_t nr_blocks;
 	uint32_t room; /* entries */
 	uint32_t used;
@@ -124,7 +125,7 @@ static uint32_t make_entries(struct cop_store *s, const struct cop_ptab *t, uint
 {
 	static const uint8_t zeros[COP_BLOCK_BYTES];
 	uint32_t block = cop_arena_alloc(&s->arena, nr_blocks, COP_BLOCK_PTAB, false);
-	struct cop_ptab to = { .store = s };
+	struct cop_ptab to = {.store = s};
 
 	if (!block)
 		return 0;
@@ -381,19 +382,18 @@ static int recover(struct cop_store *s, struct cop_ptab *t)
 int cop_ptab_recover_all(struct cop_store *s)
 {
 	for (uint32_t i = 0; i < COP_PTAB_DIRS; i++) {
-		uint64_t dir = cop_arena_get64(&s->arena,
-					       offsetof(struct cop_super, ptab_dir) + 8 * i);
+		uint64_t dir =
+			cop_arena_get64(&s->arena, offsetof(struct cop_super, ptab_dir) + 8 * i);
 
 		if (!dir)
 			break;
-		if (dir >= s->arena.nr_blocks ||
-		    cop_arena_claim(&s->arena, dir, 1, COP_BLOCK_DIR))
+		if (dir >= s->arena.nr_blocks || cop_arena_claim(&s->arena, dir, 1, COP_BLOCK_DIR))
 			return -EBADMSG;
 		s->nr_ptabs += COP_DIR_PTABS;
 	}
 	for (uint32_t i = 0; i < s->nr_ptabs; i++) {
 		size_t at = dir_entry_at(s, i);
-		struct cop_ptab t = { .store = s, .dir_at = at };
+		struct cop_ptab t = {.store = s, .dir_at = at};
 		int r;
 
 		if (!cop_arena_get64(&s->arena, at + 8))

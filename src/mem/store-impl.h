@@ -12,7 +12,7 @@
 #define COP_STORE_VERSION 1u
 
 /* All references to blocks are 8 bytes wide, so that one store makes or breaks them. 0: none. */
-#define COP_DIR_ENTRIES	(COP_BLOCK_BYTES / 8)
+#define COP_DIR_ENTRIES (COP_BLOCK_BYTES / 8)
 #define COP_CHUNK_SLOTS (COP_BLOCK_BYTES / 8)
 #define COP_SLOT_DIRS	256u /* x 512 chunks x 512 slots = 2^26 records */
 #define COP_PTAB_DIRS	128u /* x 256 tables */
@@ -33,15 +33,17 @@ struct cop_super {
 static_assert(sizeof(struct cop_super) == COP_BLOCK_BYTES, "one block");
 static_assert(offsetof(struct cop_super, slot_dir) == 1024, "as documented");
 
-/* A slot: offset of its record in units of 4 bytes, then holders; or, free: 0, then the next free one (volatile). */
+/* A slot: offset of its record in units of 4 bytes, then holders; or, free: 0, then the next free
+ * one (volatile). */
 #define COP_UNIT_BYTES	     4u
 #define COP_SLOT_OFFSET_BITS 35
 #define COP_SLOT_OFFSET_MASK ((1ull << COP_SLOT_OFFSET_BITS) - 1)
 #define COP_SLOT_MAX_HOLDERS ((1u << (64 - COP_SLOT_OFFSET_BITS)) - 1)
 
-/* A record's header. The payload follows, after `dict` (4 bytes) if the coder has a dictionary. Padded to COP_UNIT_BYTES. */
+/* A record's header. The payload follows, after `dict` (4 bytes) if the coder has a dictionary.
+ * Padded to COP_UNIT_BYTES. */
 struct cop_record {
-	uint64_t check; /* cop_page_check(page, domain) */
+	uint64_t check;	     /* cop_page_check(page, domain) */
 	uint32_t slot_coder; /* slot 0..27, coder 28..31 */
 	uint32_t len_domain; /* payload bytes - 1: 0..11, domain 12..27, 0: 28..31 */
 };
@@ -53,7 +55,7 @@ struct cop_record_view {
 	uint32_t slot, domain, dict;
 	unsigned int coder;
 	const uint8_t *payload;
-	uint32_t len_bytes; /* of the payload */
+	uint32_t len_bytes;  /* of the payload */
 	uint32_t size_bytes; /* of all */
 };
 
@@ -69,13 +71,13 @@ struct cop_store {
 	struct cop_arena arena;
 	struct cop_templates templates;
 	unsigned int flags;
-	uint32_t nr_slots; /* that exist, free or not; the first is never used */
+	uint32_t nr_slots;  /* that exist, free or not; the first is never used */
 	uint32_t free_slot; /* head of the list, 0: none */
 	uint32_t nr_free_slots;
 	uint32_t nr_ptabs;
 	uint32_t *slot_chunk; /* blocks, by slot / COP_CHUNK_SLOTS: the directories' copy */
 	uint32_t slot_chunk_room;
-	struct cop_segment *segments; /* by block / COP_GROUP_BLOCKS */
+	struct cop_segment *segments;		   /* by block / COP_GROUP_BLOCKS */
 	uint32_t open_segments[COP_OPEN_SEGMENTS]; /* group numbers, 0: none */
 	struct cop_index hashes;
 	struct cop_sketches sketches;
@@ -109,7 +111,8 @@ static inline uint64_t cop_slot_word(size_t offset, uint32_t holders)
 }
 
 /*
- * Reads the record at offset. 0, or -EBADMSG unless its header is consistent and it ends within its segment.
+ * Reads the record at offset. 0, or -EBADMSG unless its header is consistent and it ends within its
+ * segment.
  */
 int cop_record_view(const struct cop_store *s, size_t offset, struct cop_record_view *ret);
 

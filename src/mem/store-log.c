@@ -1,9 +1,10 @@
 /*
  * store-log.c - records side by side in segments of 64 KiB; moving them together again.
  *
- * A segment is filled once, from its start, and then only loses records. When none is left it is free. The compactor takes the
- * segment with the fewest live bytes and appends what lives to the open one: copy, then the one store to the slot. A segment that was open when
- * the process ended isn't continued; what was its free tail counts as dead.
+ * A segment is filled once, from its start, and then only loses records. When none is left it is
+ * free. The compactor takes the segment with the fewest live bytes and appends what lives to the
+ * open one: copy, then the one store to the slot. A segment that was open when the process ended
+ * isn't continued; what was its free tail counts as dead.
  */
 #include <errno.h>
 
@@ -31,13 +32,14 @@ static int open_segment(struct cop_store *s, bool reserve, uint32_t *ret_nr)
 	for (unsigned int i = 1; i < COP_OPEN_SEGMENTS; i++) {
 		if (!s->open_segments[fullest])
 			break;
-		if (!s->open_segments[i] || s->segments[s->open_segments[i]].fill_bytes >
-						    s->segments[s->open_segments[fullest]].fill_bytes)
+		if (!s->open_segments[i] ||
+		    s->segments[s->open_segments[i]].fill_bytes >
+			    s->segments[s->open_segments[fullest]].fill_bytes)
 			fullest = i;
 	}
 	old = s->open_segments[fullest];
 	*ret_nr = s->open_segments[fullest] = block / COP_GROUP_BLOCKS;
-	s->segments[*ret_nr] = (struct cop_segment){ 0 };
+	s->segments[*ret_nr] = (struct cop_segment){0};
 	if (old && !s->segments[old].live_bytes)
 		cop_arena_free(&s->arena, old * COP_GROUP_BLOCKS, COP_GROUP_BLOCKS);
 	return 0;
@@ -54,7 +56,8 @@ int cop_log_append(struct cop_store *s, const void *record, uint32_t size_bytes,
 	for (unsigned int i = 0; i < COP_OPEN_SEGMENTS; i++) {
 		uint32_t candidate = s->open_segments[i];
 
-		if (candidate && s->segments[candidate].fill_bytes + size_bytes <= COP_SEGMENT_BYTES &&
+		if (candidate &&
+		    s->segments[candidate].fill_bytes + size_bytes <= COP_SEGMENT_BYTES &&
 		    (!nr || s->segments[candidate].fill_bytes > s->segments[nr].fill_bytes))
 			nr = candidate;
 	}
@@ -87,7 +90,8 @@ void cop_log_dead(struct cop_store *s, size_t offset, uint32_t size_bytes)
 	cop_arena_free(&s->arena, nr * COP_GROUP_BLOCKS, COP_GROUP_BLOCKS);
 }
 
-/* Moves what lives in a segment. -ENOSPC; -EBADMSG where headers don't lead from record to record: then the rest stays. */
+/* Moves what lives in a segment. -ENOSPC; -EBADMSG where headers don't lead from record to record:
+ * then the rest stays. */
 static int empty_segment(struct cop_store *s, uint32_t nr, size_t *moved_bytes)
 {
 	size_t at = (size_t)nr * COP_SEGMENT_BYTES, end = at + s->segments[nr].fill_bytes;
@@ -125,8 +129,8 @@ size_t cop_store_compact(struct cop_store *s, size_t max_bytes)
 		int r;
 
 		for (uint32_t i = 1; i < nr_groups; i++) {
-			if (s->arena.kind[i * COP_GROUP_BLOCKS] != COP_BLOCK_LOG ||
-			    is_open(s, i) || s->segments[i].damaged)
+			if (s->arena.kind[i * COP_GROUP_BLOCKS] != COP_BLOCK_LOG || is_open(s, i) ||
+			    s->segments[i].damaged)
 				continue;
 			if (s->segments[i].live_bytes >= COP_SEGMENT_BYTES / 8 * 7)
 				continue;

@@ -1,10 +1,12 @@
 /*
  * store-open.c - makes a store, and finds one again that a killed process left.
  *
- * What is written down is little: the superblock names directories, these name slots and page tables, slots name records. All
- * else follows: a block that nothing names is free; a record's holders are the table entries and the records coded against it; a record without
- * holders was put by someone who had not yet written its table entry, or had already taken it back: it goes. Recovery writes
- * only holder counts and free slots, which it would find again: it may itself be killed at any instant.
+ * What is written down is little: the superblock names directories, these name slots and page
+ * tables, slots name records. All else follows: a block that nothing names is free; a record's
+ * holders are the table entries and the records coded against it; a record without holders was put
+ * by someone who had not yet written its table entry, or had already taken it back: it goes.
+ * Recovery writes only holder counts and free slots, which it would find again: it may itself be
+ * killed at any instant.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -73,13 +75,12 @@ int cop_store_create(void *mem, size_t len_bytes, unsigned int flags,
 static int find_slots(struct cop_store *s)
 {
 	for (uint32_t i = 0; i < COP_SLOT_DIRS; i++) {
-		uint64_t dir = cop_arena_get64(&s->arena,
-					       offsetof(struct cop_super, slot_dir) + 8 * i);
+		uint64_t dir =
+			cop_arena_get64(&s->arena, offsetof(struct cop_super, slot_dir) + 8 * i);
 
 		if (!dir)
 			return 0;
-		if (dir >= s->arena.nr_blocks ||
-		    cop_arena_claim(&s->arena, dir, 1, COP_BLOCK_DIR))
+		if (dir >= s->arena.nr_blocks || cop_arena_claim(&s->arena, dir, 1, COP_BLOCK_DIR))
 			return -EBADMSG;
 		for (uint32_t k = 0; k < COP_DIR_ENTRIES; k++) {
 			uint64_t chunk = cop_arena_get64(&s->arena, dir * COP_BLOCK_BYTES + 8 * k);
@@ -159,7 +160,8 @@ static uint64_t check_of(const void *ctx, uint32_t slot)
 	return cop_record_of(ctx, slot, &v) ? 0 : v.check;
 }
 
-/* Frees what nobody holds, indexes the rest. Backwards, so that the list of free slots starts low. */
+/* Frees what nobody holds, indexes the rest. Backwards, so that the list of free slots starts low.
+ */
 static int sweep(struct cop_store *s)
 {
 	for (uint32_t i = s->nr_slots; i-- > 1;) {

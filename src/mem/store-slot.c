@@ -26,7 +26,8 @@ int cop_slot_reserve_chunks(struct cop_store *s, uint32_t nr_chunks)
 	return 0;
 }
 
-/* Adds a chunk. It is cleared before a directory names it, the directory before the superblock names that. */
+/* Adds a chunk. It is cleared before a directory names it, the directory before the superblock
+ * names that. */
 static int add_chunk(struct cop_store *s)
 {
 	static const uint8_t zeros[COP_BLOCK_BYTES];

@@ -63,7 +63,8 @@ static uint64_t check_of(const void *ctx, uint32_t slot)
 {
 	struct cop_record_view v;
 
-	/* Indexed slots name records (invariant 1); a damaged header only makes the index find less. */
+	/* Indexed slots name records (invariant 1); a damaged header only makes the index find
+	 * less. */
 	return cop_record_of(ctx, slot, &v) ? 0 : v.check;
 }
 
@@ -159,7 +160,8 @@ void cop_store_unref(struct cop_store *s, uint32_t record)
 		}
 		r = cop_record_of(s, record, &v);
 		if (r) {
-			/* Damaged: nobody can say how long it is. Its slot goes, its bytes stay until the next open. */
+			/* Damaged: nobody can say how long it is. Its slot goes, its bytes stay
+			 * until the next open. */
 			cop_slot_give(s, record);
 			return;
 		}
@@ -224,7 +226,8 @@ static void try_coder(struct cop_encoder *e, unsigned int coder, const uint8_t *
 
 /* A patch this short isn't worth another coder's attempt. */
 #define SHORT_PATCH_BYTES 96
-/* Words that must stand where the template has them too, or it is left out of plz: then restoring needn't wait for it. */
+/* Words that must stand where the template has them too, or it is left out of plz: then restoring
+ * needn't wait for it. */
 #define LEAST_TEMPLATE_WORDS  16
 #define LEAST_SHARED_FEATURES 2
 #define LEAST_LIKE_BYTES      (COP_PAGE_BYTES / 4)
@@ -264,7 +267,8 @@ static void choose(struct cop_encoder *e, const struct task *t, struct choice *b
 			return;
 		try_coder(e, COP_CODER_PLZ_TEMPLATE, t->page, tmpl, t->gfn, t->level, best);
 	}
-	/* The similar page first: where it gives much, a second search of the page alone isn't worth its time. */
+	/* The similar page first: where it gives much, a second search of the page alone isn't
+	 * worth its time. */
 	if (like) {
 		try_coder(e, COP_CODER_PLZ_LIKE, t->page, like, t->like, t->level, best);
 		like_helps = e->lz.dict_copy_bytes >= LEAST_LIKE_BYTES;
@@ -278,9 +282,10 @@ static void choose(struct cop_encoder *e, const struct task *t, struct choice *b
 	try_coder(e, COP_CODER_RAW, t->page, NULL, 0, t->level, best);
 }
 
-/* Finds dictionaries, lets the coders compete, and makes sure that the winner gives the page back. */
-static int encode(struct cop_store *s, struct cop_encoder *e, struct cop_decoder *d,
-		  struct task *t, struct choice *best)
+/* Finds dictionaries, lets the coders compete, and makes sure that the winner gives the page back.
+ */
+static int encode(struct cop_store *s, struct cop_encoder *e, struct cop_decoder *d, struct task *t,
+		  struct choice *best)
 {
 	const uint8_t *p;
 	int r;
@@ -312,7 +317,7 @@ static int encode(struct cop_store *s, struct cop_encoder *e, struct cop_decoder
 static int append(struct cop_store *s, uint32_t slot, unsigned int domain, uint64_t check,
 		  const struct choice *c, size_t *ret_offset)
 {
-	uint8_t record[COP_RECORD_MAX_BYTES + COP_UNIT_BYTES] = { 0 }, *p = record;
+	uint8_t record[COP_RECORD_MAX_BYTES + COP_UNIT_BYTES] = {0}, *p = record;
 	uint32_t size = record_size(c->coder, c->len_bytes);
 	struct cop_record h = {
 		.check = check,
@@ -352,9 +357,9 @@ int cop_store_put(struct cop_store *s, struct cop_encoder *e, struct cop_decoder
 		  unsigned int domain, uint32_t gfn, const uint8_t *page, int level,
 		  uint32_t *ret_record)
 {
-	struct task t = { .domain = domain, .gfn = gfn, .page = page, .level = level };
+	struct task t = {.domain = domain, .gfn = gfn, .page = page, .level = level};
 	uint64_t check = cop_page_check(page, domain);
-	struct cop_sketch k = { .nr = 0 };
+	struct cop_sketch k = {.nr = 0};
 	struct cop_record_view v;
 	struct choice best;
 	size_t offset;
@@ -408,7 +413,7 @@ int cop_store_recode(struct cop_store *s, struct cop_encoder *e, struct cop_deco
 	uint8_t page[COP_PAGE_BYTES];
 	struct cop_record_view old;
 	struct choice best;
-	struct task t = { .gfn = COP_NO_TEMPLATE, .page = page, .level = level };
+	struct task t = {.gfn = COP_NO_TEMPLATE, .page = page, .level = level};
 	size_t old_offset, offset;
 	const uint8_t *p;
 	int r = cop_record_of(s, record, &old);
@@ -474,11 +479,12 @@ void cop_store_get_stats(const struct cop_store *s, struct cop_store_stats *ret_
 	ret_stats->ptab_bytes = (uint64_t)a->nr_kind[COP_BLOCK_PTAB] * COP_BLOCK_BYTES;
 	ret_stats->dir_bytes = (uint64_t)(a->nr_kind[COP_BLOCK_DIR] + a->nr_kind[COP_BLOCK_SUPER]) *
 			       COP_BLOCK_BYTES;
-	ret_stats->arena_bytes = log_bytes + ret_stats->slot_bytes + ret_stats->ptab_bytes +
-				 ret_stats->dir_bytes;
-	ret_stats->memory_bytes = sizeof(*s) + a->high_block +
-				  (uint64_t)a->high_block / COP_GROUP_BLOCKS * sizeof(struct cop_segment) +
-				  (uint64_t)s->slot_chunk_room * sizeof(*s->slot_chunk);
+	ret_stats->arena_bytes =
+		log_bytes + ret_stats->slot_bytes + ret_stats->ptab_bytes + ret_stats->dir_bytes;
+	ret_stats->memory_bytes =
+		sizeof(*s) + a->high_block +
+		(uint64_t)a->high_block / COP_GROUP_BLOCKS * sizeof(struct cop_segment) +
+		(uint64_t)s->slot_chunk_room * sizeof(*s->slot_chunk);
 	if (s->hashes.entries)
 		ret_stats->memory_bytes += ((uint64_t)s->hashes.mask + 1) * sizeof(uint32_t);
 	if (s->sketches.entries)
@@ -492,8 +498,8 @@ unsigned int cop_store_coder(const struct cop_store *s, uint32_t record)
 	return cop_record_of(s, record, &v) ? COP_NR_CODERS : v.coder;
 }
 
-void cop_store_set_hook(struct cop_store *s,
-			void (*hook)(void *, size_t, const void *, size_t), void *ctx)
+void cop_store_set_hook(struct cop_store *s, void (*hook)(void *, size_t, const void *, size_t),
+			void *ctx)
 {
 	s->arena.hook = hook;
 	s->arena.hook_ctx = ctx;

@@ -1,5 +1,6 @@
 /*
- * fuzz-decode.c - any bytes as a payload: a decoder says 0 or -EBADMSG, stays in bounds, and says the same again.
+ * fuzz-decode.c - any bytes as a payload: a decoder says 0 or -EBADMSG, stays in bounds, and says
+ * the same again.
  *
  * Input: u8 coder, u8 dictionary (its page repeats this byte and counts), payload.
  */

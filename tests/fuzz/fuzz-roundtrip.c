@@ -1,7 +1,8 @@
 /*
  * fuzz-roundtrip.c - any bytes as a page: what a coder accepts, it gives back.
  *
- * Input: up to 4096 bytes of page, then up to 4096 bytes of dictionary; both are padded by repeating themselves.
+ * Input: up to 4096 bytes of page, then up to 4096 bytes of dictionary; both are padded by
+ * repeating themselves.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -38,8 +39,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 
 		if (n > COP_PAYLOAD_MAX)
 			abort();
-		if (n && (c->decode(d, payload, n, with) ||
-			  !cop_page_equal(cop_decoder_page(d), page)))
+		if (n &&
+		    (c->decode(d, payload, n, with) || !cop_page_equal(cop_decoder_page(d), page)))
 			abort();
 	}
 	return 0;

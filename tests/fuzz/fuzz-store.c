@@ -1,9 +1,9 @@
 /*
- * fuzz-store.c - an arena with any bytes changed: opening it, restoring from it and taking it apart stays in bounds, ends, and never
- * gives a page whose checksum isn't its record's.
+ * fuzz-store.c - an arena with any bytes changed: opening it, restoring from it and taking it apart
+ * stays in bounds, ends, and never gives a page whose checksum isn't its record's.
  *
- * Input: changes, 4 bytes each: u16 place (low bits choose superblock, slots, records or page table; the rest an offset there),
- * u8 operation, u8 value.
+ * Input: changes, 4 bytes each: u16 place (low bits choose superblock, slots, records or page
+ * table; the rest an offset there), u8 operation, u8 value.
  */
 #include <errno.h>
 #include <stdint.h>
@@ -36,7 +36,7 @@ static int template_page(void *ctx, unsigned int domain, uint32_t gfn, const uin
 	return 0;
 }
 
-static const struct cop_templates templates = { .page = template_page };
+static const struct cop_templates templates = {.page = template_page};
 
 /* A small store with records of several coders, a shared one and one coded against another. */
 static void make_fresh(void)
@@ -58,14 +58,17 @@ static void make_fresh(void)
 
 		for (unsigned int i = 0; i < COP_PAGE_BYTES; i += 4) {
 			x = x * 1664525 + 1013904223;
-			cop_store32(page + i, gfn % 4 == 1 ? gfn : gfn % 4 == 2 ? x >> 20 : i / 16 * 77);
+			cop_store32(page + i, gfn % 4 == 1   ? gfn
+					      : gfn % 4 == 2 ? x >> 20
+							     : i / 16 * 77);
 		}
 		cop_store32(page + gfn * 8, gfn);
 		must(cop_store_put(s, e, d, 1, gfn, page, 1, &record));
 		must(cop_ptab_set(t, gfn, COP_PAGE_RECORD, record));
 	}
 	for (uint32_t b = 0; b < ARENA / COP_BLOCK_BYTES; b++) {
-		/* By what is there: records start a group, tables hold a state, slots an offset in a group. */
+		/* By what is there: records start a group, tables hold a state, slots an offset in
+		 * a group. */
 		uint64_t first = cop_load64(fresh + b * COP_BLOCK_BYTES),
 			 second = cop_load64(fresh + b * COP_BLOCK_BYTES + 8);
 
@@ -92,7 +95,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	}
 	memcpy(arena, fresh, ARENA);
 	for (; len >= 4; data += 4, len -= 4) {
-		unsigned int where = data[0] & 3, at = (data[0] >> 2 | data[1] << 6) % COP_BLOCK_BYTES;
+		unsigned int where = data[0] & 3,
+			     at = (data[0] >> 2 | data[1] << 6) % COP_BLOCK_BYTES;
 		uint8_t *p;
 
 		/* The first blocks hold superblock, tables, slots, directories. */
@@ -119,7 +123,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 			uint32_t record;
 
 			if (!cop_ptab_get(t, gfn, &state, &record) && state == COP_PAGE_RECORD)
-				(void)cop_store_get(s, d, 1, record, &page); /* either answer is right */
+				(void)cop_store_get(s, d, 1, record,
+						    &page); /* either answer is right */
 		}
 		cop_ptab_close(t);
 	}

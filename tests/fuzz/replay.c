@@ -36,7 +36,8 @@ static int replay(const char *dir)
 		fclose(f);
 		/* Exactly as long as it is, so that a sanitizer sees what reads beyond. */
 		data = realloc(data, len + !len);
-		(void)LLVMFuzzerTestOneInput(data, len); /* it stops the process when it finds something */
+		(void)LLVMFuzzerTestOneInput(
+			data, len); /* it stops the process when it finds something */
 		free(data);
 		nr++;
 	}

@@ -21,7 +21,7 @@ struct codec {
 
 static inline struct codec codec_new(void)
 {
-	struct codec c = { .model = cop_model_new() };
+	struct codec c = {.model = cop_model_new()};
 
 	assert_non_null(c.model);
 	c.e = cop_encoder_new(c.model);
@@ -49,11 +49,12 @@ static inline int test_template(void *ctx, unsigned int domain, uint32_t gfn,
 	return 0;
 }
 
-static const struct cop_templates test_templates = { .page = test_template };
+static const struct cop_templates test_templates = {.page = test_template};
 
 /*
- * Content number `content` for page gfn: a few words of the template's page changed, a heap or text page, a similar one, or random bytes.
- * The same content of different pages is the same bytes unless it is a patch.
+ * Content number `content` for page gfn: a few words of the template's page changed, a heap or text
+ * page, a similar one, or random bytes. The same content of different pages is the same bytes
+ * unless it is a patch.
  */
 static inline void test_page(unsigned int domain, uint32_t gfn, uint32_t content, uint8_t *page)
 {

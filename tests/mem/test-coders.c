@@ -19,7 +19,9 @@ static void adversarial(unsigned int nr, uint64_t *r, uint8_t *page, uint8_t *di
 		break;
 	case 2: /* the dictionary but for one byte, first and last included */
 		memcpy(page, dict, COP_PAGE_BYTES);
-		page[period == 1 ? 0 : period == 2 ? 4095 : cop_random_below(r, 4096)] ^= 1 + period;
+		page[period == 1   ? 0
+		     : period == 2 ? 4095
+				   : cop_random_below(r, 4096)] ^= 1 + period;
 		break;
 	case 3: /* matches of every length, separated */
 		memcpy(page, dict, COP_PAGE_BYTES);
@@ -54,7 +56,8 @@ static void make(unsigned int nr, uint64_t *r, uint8_t *page, uint8_t *dict)
 	}
 	cop_pagegen(nr % COP_NR_PAGE_KINDS, 11, nr, page, dict);
 	if (nr & 8) /* something like it as the dictionary */
-		cop_pagegen(nr % COP_NR_PAGE_KINDS, 11, nr + 512, dict, (uint8_t[COP_PAGE_BYTES]){ 0 });
+		cop_pagegen(nr % COP_NR_PAGE_KINDS, 11, nr + 512, dict,
+			    (uint8_t[COP_PAGE_BYTES]){0});
 }
 
 static int decode(struct codec *c, unsigned int coder, const uint8_t *payload, size_t n,
@@ -67,16 +70,15 @@ static int decode(struct codec *c, unsigned int coder, const uint8_t *payload, s
 static size_t encode(struct codec *c, unsigned int coder, const uint8_t *page, const uint8_t *dict,
 		     int level, uint8_t *payload)
 {
-	return cop_coders[coder].encode(c->e, page,
-					cop_coders[coder].dict == COP_DICT_NONE ? NULL : dict,
-					level, payload);
+	return cop_coders[coder].encode(
+		c->e, page, cop_coders[coder].dict == COP_DICT_NONE ? NULL : dict, level, payload);
 }
 
 /* Catches: any page that a coder accepts and doesn't give back byte for byte. */
 static void test_round_trip(void **state)
 {
 	struct codec c = codec_new();
-	unsigned int used[COP_NR_CODERS] = { 0 };
+	unsigned int used[COP_NR_CODERS] = {0};
 	uint64_t r = 5;
 
 	for (unsigned int nr = 0; nr < 3000; nr++) {
@@ -84,7 +86,8 @@ static void test_round_trip(void **state)
 
 		make(nr, &r, page, dict);
 		for (unsigned int k = 0; k < COP_NR_CODERS; k++) {
-			int level = k == COP_CODER_ZSTD_TEMPLATE ? nr % 16 == 0 ? 2 : 0 : (int)nr % 3;
+			int level =
+				k == COP_CODER_ZSTD_TEMPLATE ? nr % 16 == 0 ? 2 : 0 : (int)nr % 3;
 			size_t n = encode(&c, k, page, dict, level, payload);
 
 			assert_true(n <= COP_PAYLOAD_MAX);
@@ -101,8 +104,9 @@ static void test_round_trip(void **state)
 }
 
 /*
- * Catches: decoders that trust a payload. Truncated, lengthened or altered ones give 0 or -EBADMSG; with the address sanitizer this also finds
- * reads and writes out of bounds, for the payload ends where its allocation ends.
+ * Catches: decoders that trust a payload. Truncated, lengthened or altered ones give 0 or -EBADMSG;
+ * with the address sanitizer this also finds reads and writes out of bounds, for the payload ends
+ * where its allocation ends.
  */
 static void test_damaged_payloads(void **state)
 {
@@ -124,7 +128,9 @@ static void test_damaged_payloads(void **state)
 
 				memcpy(copy, payload, len);
 				for (unsigned int j = 0; len && i >= 4 && j < i / 3; j++)
-					copy[cop_random_below(&r, i & 1 ? len : len < 16 ? len : 16)] =
+					copy[cop_random_below(&r, i & 1	     ? len
+								  : len < 16 ? len
+									     : 16)] =
 						cop_random(&r) >> 17;
 				e = decode(&c, k, copy, len, dict);
 				assert_true(e == 0 || e == -EBADMSG);
@@ -138,12 +144,13 @@ static void test_damaged_payloads(void **state)
 	codec_free(&c);
 }
 
-/* Catches: a truncated plz or raw payload taken for a page: every length but the right one is refused. */
+/* Catches: a truncated plz or raw payload taken for a page: every length but the right one is
+ * refused. */
 static void test_every_truncation_is_refused(void **state)
 {
 	struct codec c = codec_new();
 	static uint8_t page[COP_PAGE_BYTES], dict[COP_PAGE_BYTES], payload[COP_PAYLOAD_MAX];
-	const unsigned int coders[] = { COP_CODER_RAW, COP_CODER_PLZ, COP_CODER_PLZ_TEMPLATE };
+	const unsigned int coders[] = {COP_CODER_RAW, COP_CODER_PLZ, COP_CODER_PLZ_TEMPLATE};
 
 	for (unsigned int kind = 0; kind < COP_NR_PAGE_KINDS; kind++) {
 		cop_pagegen(kind, 3, 17, page, dict);
@@ -151,13 +158,15 @@ static void test_every_truncation_is_refused(void **state)
 			size_t n = encode(&c, coders[i], page, dict, 1, payload);
 
 			for (size_t len = 0; len < n; len++)
-				assert_int_equal(decode(&c, coders[i], payload, len, dict), -EBADMSG);
+				assert_int_equal(decode(&c, coders[i], payload, len, dict),
+						 -EBADMSG);
 		}
 	}
 	codec_free(&c);
 }
 
-/* Catches: a decoder whose result depends on what it decoded before (stale symbols, stale window). */
+/* Catches: a decoder whose result depends on what it decoded before (stale symbols, stale window).
+ */
 static void test_decoding_has_no_memory(void **state)
 {
 	struct codec c = codec_new(), fresh = codec_new();
@@ -173,7 +182,8 @@ static void test_decoding_has_no_memory(void **state)
 			continue;
 		assert_int_equal(decode(&c, COP_CODER_PLZ_TEMPLATE, payload, n, dict), 0);
 		assert_int_equal(decode(&fresh, COP_CODER_PLZ_TEMPLATE, payload, n, dict), 0);
-		assert_memory_equal(cop_decoder_page(c.d), cop_decoder_page(fresh.d), COP_PAGE_BYTES);
+		assert_memory_equal(cop_decoder_page(c.d), cop_decoder_page(fresh.d),
+				    COP_PAGE_BYTES);
 	}
 	codec_free(&c);
 	codec_free(&fresh);

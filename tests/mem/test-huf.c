@@ -56,7 +56,8 @@ struct room {
 	uint8_t before[COP_HUF_SLACK], section[3 * 8192], after[COP_HUF_SLACK];
 };
 
-/* Catches: halves or quarters that encoder and decoder split differently (each count), lost last symbols. */
+/* Catches: halves or quarters that encoder and decoder split differently (each count), lost last
+ * symbols. */
 static void test_every_count_comes_back(void **state)
 {
 	struct cop_model *m = cop_model_new();
@@ -87,16 +88,18 @@ static void test_every_count_comes_back(void **state)
 		memset(ga, 0, sizeof(ga));
 		assert_int_equal(
 			cop_huf_decode_mixed(
-				&(struct cop_huf_part){ h, ga, n, room.section, la },
-				&(struct cop_huf_part){ hb, gb, nb, room.section + la, lb },
-				&(struct cop_huf_part){ h, gc, nc, room.section + la + lb, lc }, &used),
+				&(struct cop_huf_part){h, ga, n, room.section, la},
+				&(struct cop_huf_part){hb, gb, nb, room.section + la, lb},
+				&(struct cop_huf_part){h, gc, nc, room.section + la + lb, lc},
+				&used),
 			0);
 		assert_int_equal(used, lc - 3);
 		assert_memory_equal(a, ga, n);
 		assert_memory_equal(b, gb, nb);
 		assert_memory_equal(c, gc, nc);
 		if (n >= 256) {
-			size_t half = cop_huf_half(n), mid = cop_huf_encode_pair(h, a, half, room.section);
+			size_t half = cop_huf_half(n),
+			       mid = cop_huf_encode_pair(h, a, half, room.section);
 
 			la = mid + cop_huf_encode_pair(h, a + half, n - half, room.section + mid);
 			memset(ga, 0, sizeof(ga));

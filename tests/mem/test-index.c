@@ -22,11 +22,12 @@ static bool finds(const struct cop_index *x, uint32_t record)
 	return false;
 }
 
-/* Catches: an entry lost when another of its chain is removed or the index grows; one that stays after removal. */
+/* Catches: an entry lost when another of its chain is removed or the index grows; one that stays
+ * after removal. */
 static void test_index_against_a_set(void **state)
 {
-	struct cop_index x = { 0 };
-	bool in[NR] = { false };
+	struct cop_index x = {0};
+	bool in[NR] = {false};
 	uint64_t r = 1;
 
 	for (unsigned int i = 0; i < NR; i++)
@@ -49,7 +50,8 @@ static void test_index_against_a_set(void **state)
 	cop_index_done(&x);
 }
 
-/* Catches: a sketch that keeps other than the smallest distinct hashes, or depends on where words stand. */
+/* Catches: a sketch that keeps other than the smallest distinct hashes, or depends on where words
+ * stand. */
 static void test_sketch_ignores_order(void **state)
 {
 	static uint8_t page[COP_PAGE_BYTES], other[COP_PAGE_BYTES], tmpl[COP_PAGE_BYTES];
@@ -80,7 +82,7 @@ static void test_sketch_ignores_order(void **state)
 static void test_sketches_find_what_is_alike(void **state)
 {
 	static uint8_t page[COP_PAGE_BYTES], tmpl[COP_PAGE_BYTES];
-	struct cop_sketches x = { 0 };
+	struct cop_sketches x = {0};
 	struct cop_sketch k;
 	unsigned int right = 0, wrong = 0;
 
@@ -96,7 +98,8 @@ static void test_sketches_find_what_is_alike(void **state)
 		cop_sketch_make(page, &k);
 		got = cop_sketches_find(&x, &k, 2);
 		right += got == nr + 1;
-		/* Nothing is like random bytes, but by chance: the index remembers no features, only places. */
+		/* Nothing is like random bytes, but by chance: the index remembers no features,
+		 * only places. */
 		cop_pagegen(COP_PAGES_RANDOM, 9, nr, page, tmpl);
 		cop_sketch_make(page, &k);
 		wrong += cop_sketches_find(&x, &k, 2) != 0;

@@ -12,7 +12,7 @@ struct fixture {
 
 static struct fixture fixture_new(void)
 {
-	struct fixture f = { .mem = aligned_alloc(COP_BLOCK_BYTES, ARENA) };
+	struct fixture f = {.mem = aligned_alloc(COP_BLOCK_BYTES, ARENA)};
 
 	assert_non_null(f.mem);
 	assert_int_equal(cop_store_create(f.mem, ARENA, 0, &test_templates, &f.s), 0);
@@ -85,7 +85,8 @@ static void test_against_an_array(void **state)
 	fixture_free(&f);
 }
 
-/* Catches: tables found under another's key, keys given twice, entries of a freed table that come back. */
+/* Catches: tables found under another's key, keys given twice, entries of a freed table that come
+ * back. */
 static void test_many_tables(void **state)
 {
 	struct fixture f = fixture_new();

@@ -1,9 +1,11 @@
 /*
  * test-store-crash.c - a kill between any two stores to the arena.
  *
- * A hook sees each write before it happens. There the arena is copied, as the killed process would leave it, and half of the pending bytes
- * are written into every second copy if they are more than one word (those need not arrive together). The copy is opened as a
- * new process would: every page of every table must then be in the state before the operation that was under way, or in the one after it.
+ * A hook sees each write before it happens. There the arena is copied, as the killed process would
+ * leave it, and half of the pending bytes are written into every second copy if they are more than
+ * one word (those need not arrive together). The copy is opened as a new process would: every page
+ * of every table must then be in the state before the operation that was under way, or in the one
+ * after it.
  */
 #include "mem-test.h"
 
@@ -26,7 +28,8 @@ struct world {
 	struct codec c, check;
 	struct page want[NR_TABLES][NR_GFNS];
 	uint64_t r;
-	/* The operation under way: what page `gfn` of `table` becomes; or a whole table comes or goes. */
+	/* The operation under way: what page `gfn` of `table` becomes; or a whole table comes or
+	 * goes. */
 	unsigned int table;
 	uint32_t gfn;
 	struct page next;
@@ -74,11 +77,12 @@ static void check_table(struct world *w, struct cop_store *s, unsigned int table
 
 		if (w->page_changes && w->table == table && w->gfn == g) {
 			if (page_is(s, &w->check, t, g, &w->next, true))
-				w->new++;
+				w->new ++;
 			else if (page_is(s, &w->check, t, g, &w->want[table][g], true))
 				w->old++;
 			else
-				fail_msg("page %u is neither old nor new at write %u", g, w->writes);
+				fail_msg("page %u is neither old nor new at write %u", g,
+					 w->writes);
 			continue;
 		}
 		assert_true(page_is(s, &w->check, t, g, &w->want[table][g], deep));
@@ -158,8 +162,7 @@ static void step(struct world *w)
 			w->there[w->table] = false;
 			memset(w->want[w->table], 0, sizeof(w->want[w->table]));
 		} else {
-			w->there[w->table] =
-				!cop_ptab_new(w->s, w->table + 1, &w->t[w->table]);
+			w->there[w->table] = !cop_ptab_new(w->s, w->table + 1, &w->t[w->table]);
 		}
 		w->table_changes = false;
 	} else if (op < 6) {
@@ -171,17 +174,18 @@ static void step(struct world *w)
 		if (state == COP_PAGE_RECORD)
 			assert_true(cop_store_recode(w->s, w->c.e, w->c.d, record, 2) <= 0);
 	} else if (op < 30) {
-		set(w, (struct page){ COP_PAGE_NONE });
+		set(w, (struct page){COP_PAGE_NONE});
 	} else if (op < 45) {
-		set(w, (struct page){ COP_PAGE_ZERO + op % 3 });
+		set(w, (struct page){COP_PAGE_ZERO + op % 3});
 	} else {
-		set(w, (struct page){ COP_PAGE_RECORD, cop_random_below(&w->r, 400) });
+		set(w, (struct page){COP_PAGE_RECORD, cop_random_below(&w->r, 400)});
 	}
 }
 
 /*
- * Catches: any order of stores in which a kill loses a page, shows a wrong one, leaves a table unreadable, or keeps records that
- * nobody names. First every write from an empty store on, then one in 13 of a longer life; the arena is full at times, and compacted.
+ * Catches: any order of stores in which a kill loses a page, shows a wrong one, leaves a table
+ * unreadable, or keeps records that nobody names. First every write from an empty store on, then
+ * one in 13 of a longer life; the arena is full at times, and compacted.
  */
 static void test_kill_before_every_write(void **state)
 {
@@ -203,7 +207,8 @@ static void test_kill_before_every_write(void **state)
 		step(&w);
 	}
 	/* Both sides of the decisive store were seen, often. */
-	print_message("%u writes, %u kills, %u pages in the old state, %u in the new\n", w.writes, w.snapshots, w.old, w.new);
+	print_message("%u writes, %u kills, %u pages in the old state, %u in the new\n", w.writes,
+		      w.snapshots, w.old, w.new);
 	assert_true(w.old > 200);
 	assert_true(w.new > 100);
 	for (unsigned int i = 0; i < NR_TABLES; i++) {
@@ -217,7 +222,8 @@ static void test_kill_before_every_write(void **state)
 	free(w.copy);
 }
 
-/* Catches: a store half made that opens, or one that a kill while it was made leaves unable to be made again. */
+/* Catches: a store half made that opens, or one that a kill while it was made leaves unable to be
+ * made again. */
 static void test_kill_while_creating(void **state)
 {
 	void *mem = aligned_alloc(COP_BLOCK_BYTES, ARENA);

@@ -1,8 +1,10 @@
 /*
- * test-store-model.c - random operations on store and page tables against a plain array of what each page should be.
+ * test-store-model.c - random operations on store and page tables against a plain array of what
+ * each page should be.
  *
- * The model: per table and page, a state and a content number (mem-test.h makes the bytes). Operations: evict, discard, bring back, recode, compact, free
- * and make a table, close and open again. MODEL_OPS and MODEL_SEED in the environment lengthen or vary a run.
+ * The model: per table and page, a state and a content number (mem-test.h makes the bytes).
+ * Operations: evict, discard, bring back, recode, compact, free and make a table, close and open
+ * again. MODEL_OPS and MODEL_SEED in the environment lengthen or vary a run.
  */
 #include "mem-test.h"
 
@@ -70,7 +72,7 @@ static void evict(struct world *w, unsigned int table, uint32_t gfn)
 		return;
 	}
 	w->stored++;
-	w->want[table][gfn] = (struct page){ COP_PAGE_RECORD, content };
+	w->want[table][gfn] = (struct page){COP_PAGE_RECORD, content};
 }
 
 static void reopen(struct world *w)
@@ -131,8 +133,8 @@ static void step(struct world *w)
 }
 
 /*
- * Catches: whatever the tests of single promises don't: a holder miscounted on one path, a record moved while named, a reference lost at
- * reopening, a full store that breaks the next operation.
+ * Catches: whatever the tests of single promises don't: a holder miscounted on one path, a record
+ * moved while named, a reference lost at reopening, a full store that breaks the next operation.
  */
 static void test_random_operations(void **state)
 {
@@ -169,7 +171,7 @@ static void test_random_operations(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_random_operations) };
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_operations)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -47,7 +47,8 @@ static void expect(struct fixture *f, unsigned int domain, uint32_t record, cons
 	assert_memory_equal(got, page, COP_PAGE_BYTES);
 }
 
-/* Catches: pages that come back changed, from any coder the store picks; statistics that don't add up. */
+/* Catches: pages that come back changed, from any coder the store picks; statistics that don't add
+ * up. */
 static void test_put_get_free(void **state)
 {
 	struct fixture *f = *state;
@@ -95,10 +96,11 @@ static void test_duplicates_share(void **state)
 	cop_store_unref(f->s, a);
 	expect(f, 1, b, page);
 	cop_store_unref(f->s, b);
-	assert_int_equal(cop_store_get(f->s, f->c.d, 1, b, &(const uint8_t *){ NULL }), -ENOENT);
+	assert_int_equal(cop_store_get(f->s, f->c.d, 1, b, &(const uint8_t *){NULL}), -ENOENT);
 }
 
-/* Catches: sharing across trust domains, by hash or by likeness, and restoring another domain's record. */
+/* Catches: sharing across trust domains, by hash or by likeness, and restoring another domain's
+ * record. */
 static void test_domains_share_nothing(void **state)
 {
 	struct fixture *f = *state;
@@ -147,7 +149,8 @@ static void test_reference_outlives_its_holder(void **state)
 	assert_int_equal(st.records, 0);
 }
 
-/* Catches: any altered byte of the arena that reaches a guest. Each is found, or wasn't in what makes the page. */
+/* Catches: any altered byte of the arena that reaches a guest. Each is found, or wasn't in what
+ * makes the page. */
 static void test_altered_arena_is_reported(void **state)
 {
 	struct fixture *f = *state;
@@ -217,7 +220,8 @@ static void test_full_is_an_ordinary_error(void **state)
 	for (uint32_t i = 0; i < nr / 2 - 40; i++) {
 		cop_pagegen(COP_PAGES_RANDOM, 2, i, page, unused);
 		assert_int_equal(cop_store_put(f->s, f->c.e, f->c.d, 1, COP_NO_TEMPLATE, page, 1,
-					       &record[0]), 0);
+					       &record[0]),
+				 0);
 	}
 	for (uint32_t i = 1; i < nr; i += 2) {
 		cop_pagegen(COP_PAGES_RANDOM, 1, i, page, unused);
@@ -293,12 +297,14 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_put_get_free, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_duplicates_share, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_domains_share_nothing, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_reference_outlives_its_holder, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_reference_outlives_its_holder, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(test_altered_arena_is_reported, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_full_is_an_ordinary_error, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_compaction_frees, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_recode_keeps_the_page, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_open_refuses_what_is_not_a_store, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_open_refuses_what_is_not_a_store, setup,
+						teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
