@@ -10,10 +10,12 @@
  * << 6; then numbers in LEB128: nr_seqs; nr_literals; unless raw, bytes of the literal section, and
  * if nr_literals >= 256 its first half's; if nr_seqs, bytes of the token section, number of
  * distance symbols, bytes of the distance section, number of length symbols. Then the sections:
- *   literals   raw, or a pair of streams towards each other (huf.h), or from 256 literals on two
- * such pairs tokens     a pair, a token a sequence distances  a pair rest       from its start,
- * extra bits, least significant first: per sequence literal length, copy length, distance; from its
- *              end, backward, length symbols
+ *
+ * - literals: raw, or a pair of streams towards each other (huf.h), or from 256 on two such pairs;
+ * - tokens: a pair, one token a sequence;
+ * - distances: a pair;
+ * - rest: from its start, extra bits, least significant first, per sequence those of the literals'
+ *   length, the copy's length, the distance; from its end, backward, length symbols.
  *
  * A token: literals 0..6, 7 = 7 + a length symbol | (copy bytes - 3) 0..14, 15 = 15 + a length
  * symbol << 3 | last distance again << 7. Length symbol s: s < 192: s; else 192 + (s - 192) * 128 +
