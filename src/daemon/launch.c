@@ -210,6 +210,7 @@ static void child(struct cop_launch *launch, const struct cop_launch_process *pr
 		  pid_t daemon_pid, int log_fd, int pair_fd)
 {
 	static const struct rlimit no_core = {0, 0};
+	static const uint64_t default_action[4]; /* the kernel's struct sigaction: SIG_DFL is 0 */
 	char **argv = (char **)launch->argv->pdata, **env = (char **)launch->env->pdata;
 	guint nr = launch->fds->len;
 	/* Sources are first moved to here and above, so that no target overwrites one. */
@@ -222,8 +223,9 @@ static void child(struct cop_launch *launch, const struct cop_launch_process *pr
 	(void)setsid();
 	sigemptyset(&none);
 	(void)sigprocmask(SIG_SETMASK, &none, NULL);
+	/* By system call, as the C library keeps two signals from its callers. */
 	for (int sig = 1; sig < NSIG; sig++)
-		(void)signal(sig, SIG_DFL);
+		(void)syscall(SYS_rt_sigaction, sig, &default_action, NULL, sizeof(uint64_t));
 	/* While it waits, this child dies with the thread that made it; end of file alone would not
 	 * tell, as children that are made at the same time hold each other's sockets. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != daemon_pid ||
