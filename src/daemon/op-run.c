@@ -235,6 +235,8 @@ JsonObject *cop_op_run(struct cop_state *state, JsonObject *request, GError **er
 			made = g_steal_pointer(&machine); /* the VM's from here on */
 			ok = run_reserved(vm, made, ssh, &why);
 		}
+		/* Before a discarded VM's files are collected. */
+		unpin_machine(state, made);
 		if (ok) {
 			cop_state_release_vm(cop_vm_ref(vm));
 			result = cop_vm_to_json(vm, FALSE);
@@ -242,7 +244,6 @@ JsonObject *cop_op_run(struct cop_state *state, JsonObject *request, GError **er
 			cop_op_discard(vm);
 		}
 	}
-	unpin_machine(state, made);
 	cop_machine_free(machine);
 	if (why)
 		g_propagate_error(error, why);
