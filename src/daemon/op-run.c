@@ -173,6 +173,7 @@ static gboolean boot(struct cop_vm *vm, GError **error)
 	if (!ram_id)
 		return FALSE;
 	g_mutex_lock(&state->lock);
+	g_free(vm->ram_id); /* of a start that a killed daemon never finished */
 	vm->ram_id = ram_id;
 	vm->ram_shared = TRUE;
 	g_mutex_unlock(&state->lock);
