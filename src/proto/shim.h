@@ -24,7 +24,25 @@
 enum cop_shim_type {
 	COP_SHIM_HELLO = 1,	  /* no descriptor; describes the region */
 	COP_SHIM_MAP_PRIVATE = 2, /* one descriptor; replaces the whole region */
+	COP_SHIM_ATTACH = 3,	  /* this connection is the pager's; the answer has the userfaultfd */
+	COP_SHIM_REPLACE = 4,	  /* pager: followed by struct cop_shim_range; answer: len done */
+	COP_SHIM_DISCARD = 5,	  /* from the shim to the pager, which answers: see docs */
 };
+
+/* What REPLACE does to a range of the region. */
+enum cop_shim_op {
+	COP_SHIM_OP_EMPTY = 1,	  /* replace it by empty registered memory, from staging */
+	COP_SHIM_OP_TEMPLATE = 2, /* drop private pages: madvise(MADV_DONTNEED) */
+};
+
+struct cop_shim_range {
+	uint64_t addr;	/* in QEMU */
+	uint32_t len;	/* bytes; EMPTY: at most COP_SHIM_STAGING_BYTES */
+	uint32_t op;	/* enum cop_shim_op */
+};
+
+#define COP_SHIM_MAX_RANGES    256
+#define COP_SHIM_STAGING_BYTES (2u << 20)
 
 /* What the region is mapped from now. */
 enum cop_shim_mode {
