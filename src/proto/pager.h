@@ -44,15 +44,22 @@ enum cop_pager_type {
 	 * connection to its shim's socket; its image (O_RDWR) if SHARED.
 	 */
 	COP_PAGER_VM_ADD = 5,
-	COP_PAGER_VM_REMOVE = 6, /* vm: it has ended. Releases all it held. */
+	/* vm: it has ended. Releases all it held, also what a former pager left; 0 if nothing. */
+	COP_PAGER_VM_REMOVE = 6,
 	/* Evict size bytes of a VM's pages (COP_PAGER_ALL: all that is private). Answer: value[0]
 	 * bytes evicted. */
 	COP_PAGER_EVICT = 7,
-	/* Bring back all that was evicted from a VM, and evict nothing until RELEASE or until the
-	 * connection ends. Before a freeze. */
+	/*
+	 * Bring back all that was evicted or discarded (as zeros) from a VM, and evict nothing until
+	 * RELEASE. Meanwhile a discard is answered and ignored. Before a freeze. It outlasts the
+	 * connection: a daemon that was killed may have remapped the VM, and the next one tells.
+	 */
 	COP_PAGER_HOLD = 8,
-	/* vm; image: the VM is now private on this template (as MAP_PRIVATE left it), or, if image is
-	 * what it was, nothing has changed. Ends HOLD. */
+	/*
+	 * vm; image; flag SHARED: what the VM maps now, and how; with domain as in VM_ADD. If image
+	 * or flag are not what they were, all of it was mapped anew with nothing evicted: a booted VM
+	 * that was frozen keeps its image and is no longer SHARED. Ends HOLD, if there is one.
+	 */
 	COP_PAGER_RELEASE = 9,
 	/* The one budget. size: bytes that the host may pay for all (0: no limit). Descriptor: the
 	 * file to read for what it pays now (decimal number), e.g. memory.current. */
