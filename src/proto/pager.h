@@ -40,8 +40,9 @@ enum cop_pager_type {
 	COP_PAGER_TEMPLATE_LOAD = 4,
 	/*
 	 * A VM whose shim has its region mapped. vm; pid; image; size; flag SHARED if the image is
-	 * its own and mapped shared, else image is a template that was added. Descriptors: a
-	 * connection to its shim's socket; its image (O_RDWR) if SHARED.
+	 * its own and mapped shared, else image is a template that was added. domain: if SHARED.
+	 * Descriptors: a connection to its shim's socket; its image (O_RDWR) if SHARED. A VM that is
+	 * there already, and whose shim has not hung up, stays as it is: 0.
 	 */
 	COP_PAGER_VM_ADD = 5,
 	/* vm: it has ended. Releases all it held, also what a former pager left; 0 if nothing. */
