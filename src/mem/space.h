@@ -103,6 +103,10 @@ int cop_space_rebase(struct cop_space *space, struct cop_image *image, unsigned 
  */
 int cop_space_fault(struct cop_space *space, uint64_t addr, bool write_protect);
 
+/* With the lock: its memory can't be given back to it, because: (the first reason stays). */
+void cop_space_damage(struct cop_space *space, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
 /* Worker. Evicts until `pages` are gone or one round is over. *ret_pages: gone. 0, -ENOSPC (store
  * full), -errno; the VM is whole in any case. load: see below. */
 int cop_space_evict(struct cop_space *space, uint64_t pages, uint64_t *ret_pages);
