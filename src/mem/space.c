@@ -47,8 +47,7 @@ static bool in_window(const struct cop_space *sp, uint32_t gfn)
 	return gfn - sp->window_first < sp->window_nr;
 }
 
-static void __attribute__((format(printf, 2, 3))) damaged(struct cop_space *sp, const char *format,
-							    ...)
+void cop_space_damage(struct cop_space *sp, const char *format, ...)
 {
 	va_list args;
 
@@ -76,7 +75,7 @@ static int entry_of(struct cop_space *sp, uint32_t gfn, enum cop_page_state *ret
 	int r = cop_ptab_get(sp->table, gfn, ret_state, ret_record);
 
 	if (r)
-		damaged(sp, "the entry of page %" PRIu32 " names a record that isn't its own", gfn);
+		cop_space_damage(sp, "the entry of page %" PRIu32 " names a record that isn't its own", gfn);
 	return r;
 }
 
@@ -369,7 +368,7 @@ static int restore(struct cop_space *sp, struct cop_decoder *d, uint32_t gfn, bo
 	if (state == COP_PAGE_RECORD) {
 		r = cop_store_get(sp->engine->store, d, sp->domain, record, &page);
 		if (r == -EBADMSG || r == -ENOENT)
-			damaged(sp, "the record of page %" PRIu32 " is damaged: its checksum differs",
+			cop_space_damage(sp, "the record of page %" PRIu32 " is damaged: its checksum differs",
 				gfn);
 	} else if (state == COP_PAGE_SAME) {
 		r = cop_image_page(sp->image, gfn, same);
@@ -475,7 +474,7 @@ int cop_space_fault(struct cop_space *sp, uint64_t addr, bool write_protect)
 	} else if (is_present(sp, gfn)) {
 		r = cop_uffd_wake(sp->uffd, addr, COP_PAGE_BYTES); /* an event that has aged */
 	} else {
-		damaged(sp, "page %" PRIu32 " is gone and nothing is known of it", gfn);
+		cop_space_damage(sp, "page %" PRIu32 " is gone and nothing is known of it", gfn);
 		return 0;
 	}
 out:
@@ -493,7 +492,7 @@ out:
 	case -ENOMEM:
 		return r;
 	default:
-		damaged(sp, "page %" PRIu32 " can't be brought back: error %d", gfn, -r);
+		cop_space_damage(sp, "page %" PRIu32 " can't be brought back: error %d", gfn, -r);
 		return 0;
 	}
 }

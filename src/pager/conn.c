@@ -54,16 +54,14 @@ void conn_accept(int listen_fd)
 
 static void hang_up(struct conn *conn)
 {
-	struct job *unhold = job_new(JOB_UNHOLD, NULL), *unpin = job_new(JOB_UNPIN, NULL);
+	struct job *unpin = job_new(JOB_UNPIN, NULL);
 
 	(void)pthread_mutex_lock(&pager.lock);
 	close(conn->fd);
-	unhold->conn = conn->serial;
 	unpin->request.image = conn->pinned;
 	conn->serial = 0;
 	(void)pthread_mutex_unlock(&pager.lock);
-	worker_push(unhold);
-	if (conn->pinned)
+	if (unpin->request.image)
 		worker_push(unpin);
 	else
 		free(unpin);

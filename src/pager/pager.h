@@ -39,7 +39,6 @@ struct vm {
 	bool answered, hung_up, late;
 	int status;
 	unsigned int done;
-	uint32_t held_by; /* serial of the connection, 0: not held */
 	uint64_t image_id;
 	/* The simple rule's memory of this VM. */
 	uint64_t evicted_then, restored_then;
@@ -52,7 +51,7 @@ struct conn {
 	uint64_t pinned; /* image that TEMPLATE_LOAD keeps in RAM, 0: none */
 };
 
-enum job_type { JOB_REQUEST, JOB_DISCARD, JOB_LATE, JOB_END, JOB_UNHOLD, JOB_UNPIN, JOB_TICK };
+enum job_type { JOB_REQUEST, JOB_DISCARD, JOB_LATE, JOB_END, JOB_UNPIN, JOB_TICK };
 
 struct job {
 	struct job *next;

@@ -207,40 +207,49 @@ static int add(struct job *job, char *why, size_t why_len)
 	return r;
 }
 
-static int release(struct vm *vm, uint64_t image_id)
+static int release(struct vm *vm, const struct cop_pager_request *q)
 {
+	bool shared = q->flags & COP_PAGER_SHARED;
 	struct cop_image *image = NULL;
 	int r = 0;
 
-	/* A shared VM's image becomes the template's when it is frozen: the same id, added since. */
-	cop_engine_lock(&pager.engine);
-	if (image_id != vm->image_id || vm->space->shared)
-		image = cop_image_find(&pager.engine, image_id);
-	cop_engine_unlock(&pager.engine);
-	if (!image && image_id != vm->image_id)
-		return -ENOENT;
-	if (image)
-		r = cop_space_rebase(vm->space, image, image->domain);
+	if (shared && (!vm->space->shared || q->image != vm->image_id))
+		return -EINVAL; /* nothing makes a VM shared again */
+	if (!shared && (vm->space->shared || q->image != vm->image_id)) {
+		cop_engine_lock(&pager.engine);
+		image = cop_image_find(&pager.engine, q->image);
+		cop_engine_unlock(&pager.engine);
+		r = image ? cop_space_rebase(vm->space, image, image->domain) : -ENOENT;
+	}
 	if (r)
 		return r;
-	vm->image_id = image_id;
+	vm->image_id = q->image;
 	vm->space->held = false;
-	vm->held_by = 0;
 	return 0;
 }
 
-static int hold(struct vm *vm, const struct job *job, char *why, size_t why_len)
+static int hold(struct vm *vm, char *why, size_t why_len)
 {
 	int r;
 
 	vm->space->held = true;
-	vm->held_by = job->conn;
 	r = cop_space_restore_all(vm->space);
 	if (r) {
 		vm->space->held = false;
 		(void)snprintf(why, why_len, "%s", vm->space->why);
 	}
 	return r;
+}
+
+/* What a former pager left of a VM that has ended since. */
+static void forget(uint64_t key)
+{
+	struct cop_ptab *table;
+
+	cop_engine_lock(&pager.engine);
+	if (cop_ptab_find(pager.engine.store, key, &table) == 0)
+		cop_ptab_free(table);
+	cop_engine_unlock(&pager.engine);
 }
 
 /* One slice. Returns true when there is more to do. */
@@ -290,15 +299,17 @@ static bool request(struct job *job)
 			vm = find_vm(q->vm);
 			if (vm)
 				vm_remove(vm);
+			else
+				forget(q->vm);
 			break;
 		case COP_PAGER_EVICT:
 			again = evict(vm, job, &r);
 			break;
 		case COP_PAGER_HOLD:
-			r = hold(vm, job, why, sizeof(why));
+			r = hold(vm, why, sizeof(why));
 			break;
 		case COP_PAGER_RELEASE:
-			r = release(vm, q->image);
+			r = release(vm, q);
 			break;
 		case COP_PAGER_QUIT:
 			for (uint32_t i = 0; i < MAX_VMS && r == 0; i++)
@@ -482,14 +493,6 @@ static bool run(struct job *job)
 	case JOB_END:
 		if (vm)
 			vm_remove(vm);
-		break;
-	case JOB_UNHOLD:
-		for (uint32_t i = 0; i < MAX_VMS; i++) {
-			if (pager.vms[i] && pager.vms[i]->held_by == job->conn) {
-				pager.vms[i]->space->held = false;
-				pager.vms[i]->held_by = 0;
-			}
-		}
 		break;
 	case JOB_UNPIN:
 		unpin(job->request.image);

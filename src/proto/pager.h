@@ -52,7 +52,7 @@ enum cop_pager_type {
 	COP_PAGER_EVICT = 7,
 	/*
 	 * Bring back all that was evicted or discarded (as zeros) from a VM, and evict nothing until
-	 * RELEASE. Meanwhile a discard is answered and ignored. Before a freeze. It outlasts the
+	 * RELEASE. Meanwhile a discarded page gets zeros and stays. Before a freeze. It outlasts the
 	 * connection: a daemon that was killed may have remapped the VM, and the next one tells.
 	 */
 	COP_PAGER_HOLD = 8,
