@@ -98,7 +98,8 @@ bool cop_pager_client_is_broken(const struct cop_pager_client *client)
 static bool answer_is_valid(const struct cop_pager_answer *answer,
 			    const struct cop_pager_request *request)
 {
-	return answer->magic == COP_PAGER_MAGIC && answer->type == request->type &&
+	return answer->magic == COP_PAGER_MAGIC &&
+	       (answer->type == request->type || answer->status == -EPROTONOSUPPORT) &&
 	       answer->id == request->id && answer->status <= 0 && answer->status > -4096 &&
 	       memchr(answer->text, '\0', sizeof(answer->text));
 }
