@@ -23,7 +23,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 
-#define ATTACH_MS 5000
+#define ATTACH_S 5
 #define REPLACE_S 3
 
 struct vm *vm_get(uint32_t slot, uint32_t serial)
@@ -114,28 +114,85 @@ static int replace(void *ctx, const struct cop_space_range *ranges, unsigned int
 	return r;
 }
 
-/* Asks the shim for the region and the userfaultfd; the only reader of the socket so far. */
-static int attach(struct vm *vm, struct cop_shim_msg *ret_answer, int *ret_uffd)
+#define MAX_EARLY 16 /* discards that a shim may have outstanding */
+
+/*
+ * Asks the shim for the region and the userfaultfd; the only reader of the socket so far. What a
+ * former pager asked the shim to replace may be under way still, held up by an event that nobody has
+ * read: events are read here until a replacement of nothing is answered, which is when it is over.
+ * Who waits for a page is woken later. Discards that come meanwhile are kept.
+ */
+static int attach(struct vm *vm, struct cop_shim_msg *ret_answer, int *ret_uffd,
+		  struct cop_shim_msg *ret_early, unsigned int *ret_nr_early)
 {
 	struct cop_shim_msg msg = new_msg(vm, COP_SHIM_ATTACH);
+	uint32_t until_s = pager_now_s() + ATTACH_S;
 	size_t nr_fds = 0;
 	ssize_t n;
 	int r = cop_fd_send(vm->shim, &msg, sizeof(msg), NULL, 0, MSG_DONTWAIT);
 
 	if (r)
 		return r;
-	if (!wait_readable(vm->shim, ATTACH_MS))
+	if (!wait_readable(vm->shim, ATTACH_S * 1000))
 		return -ETIMEDOUT;
-	*ret_uffd = -1;
 	n = cop_fd_recv(vm->shim, ret_answer, sizeof(*ret_answer), ret_uffd, 1, &nr_fds, MSG_DONTWAIT);
 	if (n != sizeof(*ret_answer))
 		return n < 0 ? (int)n : -EPROTO;
 	if (ret_answer->status)
-		return ret_answer->status;
+		return ret_answer->status < 0 ? ret_answer->status : -EPROTO;
 	if (ret_answer->magic != COP_SHIM_MAGIC || ret_answer->id != msg.id || nr_fds != 1 ||
 	    !(ret_answer->flags & COP_SHIM_SEEN))
 		return -EPROTO;
-	return 0;
+	msg = new_msg(vm, COP_SHIM_REPLACE);
+	r = cop_fd_send(vm->shim, &msg, sizeof(msg), NULL, 0, MSG_DONTWAIT);
+	while (r == 0) {
+		struct pollfd p[2] = {{.fd = vm->shim, .events = POLLIN},
+				      {.fd = *ret_uffd, .events = POLLIN}};
+		struct uffd_msg event;
+		struct cop_shim_msg answer;
+
+		if (pager_now_s() > until_s)
+			return -ETIMEDOUT;
+		(void)poll(p, 2, 1000);
+		if (p[1].revents)
+			(void)!read(*ret_uffd, &event, sizeof(event));
+		if (!p[0].revents)
+			continue;
+		n = cop_fd_recv(vm->shim, &answer, sizeof(answer), NULL, 0, &nr_fds, MSG_DONTWAIT);
+		if (n != sizeof(answer) || answer.magic != COP_SHIM_MAGIC)
+			return n < 0 ? (int)n : -EPROTO;
+		if (answer.type == COP_SHIM_DISCARD && *ret_nr_early < MAX_EARLY)
+			ret_early[(*ret_nr_early)++] = answer;
+		if (answer.type == COP_SHIM_REPLACE && answer.id == msg.id)
+			return 0;
+	}
+	return r;
+}
+
+/* With pager.lock. Returns the job that follows from the message, or NULL. */
+static struct job *take(struct vm *vm, const struct cop_shim_msg *msg)
+{
+	struct job *job = NULL;
+
+	if (msg->type == COP_SHIM_DISCARD) {
+		job = job_new(JOB_DISCARD, vm);
+		job->id = msg->id;
+		job->addr = msg->addr;
+		job->len = msg->len;
+	} else if (msg->type == COP_SHIM_REPLACE && msg->id == vm->awaited && vm->awaited) {
+		if (vm->late) {
+			job = job_new(JOB_LATE, vm);
+			job->len = msg->len;
+			vm->awaited = 0;
+			vm->late = false;
+		} else {
+			vm->status = msg->status > 0 ? -EPROTO : msg->status;
+			vm->done = (unsigned int)(msg->len <= COP_SHIM_MAX_RANGES ? msg->len : 0);
+			vm->answered = true;
+			(void)pthread_cond_broadcast(&pager.answered);
+		}
+	}
+	return job;
 }
 
 static int say(char *why, size_t why_len, int r, const char *text)
@@ -147,7 +204,8 @@ static int say(char *why, size_t why_len, int r, const char *text)
 int vm_add(const struct cop_pager_request *request, int shim, int own_fd, char *why, size_t why_len)
 {
 	struct epoll_event event = {.events = EPOLLIN};
-	struct cop_shim_msg answer = {0};
+	struct cop_shim_msg answer = {0}, early[MAX_EARLY];
+	unsigned int nr_early = 0;
 	struct cop_image *image = NULL;
 	bool shared = request->flags & COP_PAGER_SHARED;
 	cop_auto_close int uffd = -1;
@@ -174,7 +232,7 @@ int vm_add(const struct cop_pager_request *request, int shim, int own_fd, char *
 			goto fail;
 		}
 	}
-	r = attach(vm, &answer, &uffd);
+	r = attach(vm, &answer, &uffd, early, &nr_early);
 	if (r) {
 		say(why, why_len, r, "the shim in QEMU does not hand over the memory");
 		goto fail;
@@ -216,6 +274,8 @@ int vm_add(const struct cop_pager_request *request, int shim, int own_fd, char *
 			r = pager_watch(SOURCE_SHIM, slot, vm->serial, shim);
 		if (r == 0) {
 			pager_log(2, "VM %" PRIu64 ": added, %s", vm->key - 1, shared ? "shared" : "private");
+			for (unsigned int i = 0; i < nr_early; i++)
+				worker_push(take(vm, &early[i]));
 			return 0;
 		}
 		say(why, why_len, r, "cannot watch it");
@@ -255,32 +315,6 @@ static void hang_up(struct vm *vm)
 	(void)epoll_ctl(pager.epoll, EPOLL_CTL_DEL, vm->shim, NULL);
 	vm->hung_up = true;
 	(void)pthread_cond_broadcast(&pager.answered);
-}
-
-/* With pager.lock. Returns the job that follows from the message, or NULL. */
-static struct job *take(struct vm *vm, const struct cop_shim_msg *msg)
-{
-	struct job *job = NULL;
-
-	if (msg->type == COP_SHIM_DISCARD) {
-		job = job_new(JOB_DISCARD, vm);
-		job->id = msg->id;
-		job->addr = msg->addr;
-		job->len = msg->len;
-	} else if (msg->type == COP_SHIM_REPLACE && msg->id == vm->awaited && vm->awaited) {
-		if (vm->late) {
-			job = job_new(JOB_LATE, vm);
-			job->len = msg->len;
-			vm->awaited = 0;
-			vm->late = false;
-		} else {
-			vm->status = msg->status > 0 ? -EPROTO : msg->status;
-			vm->done = (unsigned int)(msg->len <= COP_SHIM_MAX_RANGES ? msg->len : 0);
-			vm->answered = true;
-			(void)pthread_cond_broadcast(&pager.answered);
-		}
-	}
-	return job;
 }
 
 void shim_readable(uint32_t slot, uint32_t serial)

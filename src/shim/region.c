@@ -13,6 +13,7 @@
  * -machine mem-merge=off), MADV_DONTDUMP with -machine dump-guest-core=off.
  */
 #include "shim/region.h"
+#include "shim/paging.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -81,6 +82,13 @@ void *cop_shim_region_map(struct cop_shim_region *region, void *addr, size_t len
 				      ram_fd, 0);
 		if (mapped == MAP_FAILED)
 			r = -errno;
+	}
+	if (r == 0 && mode == COP_SHIM_MODE_PRIVATE && cop_shim_paging_active()) {
+		r = cop_shim_paging_register(mapped, len_bytes);
+		if (r < 0) {
+			(void)cop_raw_munmap(mapped, len_bytes);
+			mapped = MAP_FAILED;
+		}
 	}
 	if (r == 0) {
 		region->addr = mapped;
@@ -202,6 +210,13 @@ static int replace(struct cop_shim_region *region, int fd)
 	}
 	region->mode = COP_SHIM_MODE_PRIVATE;
 	region->generation++;
+	if (cop_shim_paging_active()) {
+		r = cop_shim_paging_register(region->addr, region->len_bytes);
+		if (r < 0) { /* holes of the image would be zeros */
+			region->lost = true;
+			return r;
+		}
+	}
 	for (int group = 0; group < COP_SHIM_NR_ADVICE_GROUPS; group++) {
 		/* Advice: the VM is right without it, so a failure is no reason to fail. */
 		if (region->advice[group] >= 0)
@@ -223,10 +238,19 @@ int cop_shim_region_map_private(struct cop_shim_region *region, uint64_t addr, u
 		r = region->error ? region->error : -ENXIO;
 	else if (addr != (uintptr_t)region->addr || len_bytes != region->len_bytes)
 		r = -EINVAL;
+	else if (cop_shim_paging_active() && cop_shim_paging_busy())
+		r = -EBUSY;
 	else
 		r = replace(region, fd);
 	(void)pthread_mutex_unlock(&region->lock);
 	return r;
+}
+
+void cop_shim_region_lose(struct cop_shim_region *region)
+{
+	(void)pthread_mutex_lock(&region->lock);
+	region->lost = true;
+	(void)pthread_mutex_unlock(&region->lock);
 }
 
 void cop_shim_region_refuse(struct cop_shim_region *region, int error)

@@ -92,6 +92,9 @@ __attribute__((nonnull(1))) int cop_shim_region_advise(struct cop_shim_region *r
 int cop_shim_region_map_private(struct cop_shim_region *region, uint64_t addr, uint64_t len_bytes,
 				int fd);
 
+/* A replacement of a part failed half-way: there is a gap. */
+void cop_shim_region_lose(struct cop_shim_region *region);
+
 /* Note @error (-errno) as the reason why there will be no region. */
 void cop_shim_region_refuse(struct cop_shim_region *region, int error);
 
