@@ -154,7 +154,7 @@ def test_damaged_manifests(daemon, template):
     daemon.kill()
     manifest = template / "template.json"
     good = manifest.read_text()
-    for bad in ("", "{", "[]", good[: len(good) // 2], good.replace('"format" : 1', '"format" : 9'), "[" * 100000,
+    for bad in ("", "{", "[]", good[: len(good) // 2], good.replace('"format" : 2', '"format" : 9'), "[" * 100000,
                 good.replace('"type" :', '"typo" :')):
         manifest.write_text(bad)
         daemon.start()
