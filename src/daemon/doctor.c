@@ -137,8 +137,9 @@ static void check_engine(struct cop_state *state, JsonArray *checks)
 	}
 	if (*trouble)
 		add(checks, "pager", "fail", trouble, "see pager.log in the state folder");
-	else if (!state->config->pager)
-		add(checks, "pager", "warn", "cannot find coppice-pager: VMs run on the engine kernel",
+	else if (!state->config->pager ||
+		 !g_file_test(state->config->pager, G_FILE_TEST_IS_EXECUTABLE))
+		add(checks, "pager", "warn", "cannot run coppice-pager: VMs run on the engine kernel",
 		    "reinstall coppice, or use --pager PROGRAM");
 	else
 		add(checks, "pager", "ok", state->config->pager, "");

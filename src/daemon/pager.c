@@ -78,10 +78,12 @@ void cop_pager_kick(struct cop_pager *p)
 
 static gboolean can_work(struct cop_state *state, GError **error)
 {
-	if (!state->config->pager)
+	const char *program = state->config->pager;
+
+	if (!program || !g_file_test(program, G_FILE_TEST_IS_EXECUTABLE))
 		return cop_gerror_set(error, COP_ERR_NOT_FOUND,
-				      "cannot find coppice-pager\nreinstall coppice, or use "
-				      "--pager PROGRAM");
+				      "cannot run %s\nreinstall coppice, or use --pager PROGRAM",
+				      program ?: "coppice-pager");
 	return cop_uffd_check(error);
 }
 
