@@ -32,6 +32,14 @@
 #define SHORT_SAME    4	     /* fewer equal pages between others go with them */
 #define MANY_MAPPINGS 20000  /* of the 65,530 that a process may have by default */
 
+void (*cop_space_hook)(enum cop_space_point point);
+
+static void reached(enum cop_space_point point)
+{
+	if (cop_space_hook)
+		cop_space_hook(point);
+}
+
 static bool bit(const uint64_t *map, uint32_t i)
 {
 	return map[i / 64] >> i % 64 & 1;
@@ -288,6 +296,9 @@ int cop_space_new(struct cop_engine *e, uint64_t key, pid_t pid, int uffd, uint6
 		r = mend(sp);
 	else if (r == 0)
 		r = cop_ptab_new(e->store, key, &sp->table);
+	/* Whose events somebody has read before. */
+	if (r == 0)
+		r = cop_uffd_wake(uffd, addr, size_bytes);
 	if (r == 0 && image)
 		image->vms++;
 	cop_engine_unlock(e);
@@ -380,6 +391,7 @@ static int restore(struct cop_space *sp, struct cop_decoder *d, uint32_t gfn, bo
 		return r;
 	r = page ? cop_uffd_copy(sp->uffd, addr_of(sp, gfn), page, COP_PAGE_BYTES, wake, &done)
 		 : cop_uffd_zero(sp->uffd, addr_of(sp, gfn), COP_PAGE_BYTES, wake, &done);
+	reached(COP_POINT_COPIED);
 	if (r == -EEXIST && wake)
 		(void)cop_uffd_wake(sp->uffd, addr_of(sp, gfn), COP_PAGE_BYTES);
 	if (r && r != -EEXIST)
@@ -780,6 +792,7 @@ static uint32_t finish(struct cop_space *sp, const struct window *w, unsigned in
 	sp->in_flight = false;
 	sp->window_nr = 0;
 	cop_engine_unlock(sp->engine);
+	reached(COP_POINT_FINISHED);
 	if (sp->registered && protect(sp, w->first, w->nr, false) == -ESRCH)
 		sp->state = COP_SPACE_GONE;
 	return gone;
@@ -802,6 +815,7 @@ static uint32_t leave(struct cop_space *sp, struct window *w, int *ret_error)
 		: sp->shared	  ? punch(sp, w, &done)
 				  : sp->replace(sp->replace_ctx, w->ranges, w->nr_ranges, &done);
 
+	reached(COP_POINT_REPLACED);
 	*ret_error = r;
 	if (r == -ETIMEDOUT) {
 		/* It may still do it at any time: nothing is known of these pages until it says. */
@@ -823,19 +837,23 @@ static int evict_window(struct cop_space *sp, struct window *w, uint8_t *bytes, 
 	cop_engine_unlock(sp->engine);
 
 	r = each_run(sp, w, protect_run, NULL);
+	reached(COP_POINT_PROTECTED);
 	if (r == 0)
 		r = each_run(sp, w, read_run, &read_ctx);
+	reached(COP_POINT_READ);
 	for (uint32_t i = 0; r == 0 && full == 0 && i < w->nr; i++) {
 		if (w->candidate[i])
 			full = encode(sp, w, i, bytes + (size_t)i * COP_PAGE_BYTES);
 	}
 	join_same(w);
+	reached(COP_POINT_PUT);
 	cop_engine_lock(sp->engine);
 	if (r == 0) {
 		enter_window(sp, w);
 		sp->in_flight = true;
 	}
 	cop_engine_unlock(sp->engine);
+	reached(COP_POINT_ENTERED);
 	*ret_gone = leave(sp, w, r ? &(int){0} : &r);
 	return r ? r : full;
 }

@@ -40,6 +40,19 @@ struct cop_space_range {
 typedef int (*cop_space_replace)(void *ctx, const struct cop_space_range *ranges, unsigned int nr,
 				 unsigned int *ret_done);
 
+/* For tests: called at each point where a kill leaves things half done. NULL: nobody looks. */
+enum cop_space_point {
+	COP_POINT_PROTECTED,
+	COP_POINT_READ,
+	COP_POINT_PUT,
+	COP_POINT_ENTERED,
+	COP_POINT_REPLACED,
+	COP_POINT_FINISHED,
+	COP_POINT_COPIED,
+	COP_NR_POINTS,
+};
+extern void (*cop_space_hook)(enum cop_space_point point);
+
 enum cop_space_state { COP_SPACE_RUNNING, COP_SPACE_DAMAGED, COP_SPACE_GONE };
 
 struct cop_space {
