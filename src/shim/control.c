@@ -3,10 +3,10 @@
  * control.c: the thread that answers the daemon. Protocol in proto/shim.h and docs/formats/shim.md.
  *
  * Purpose: take connections from a listening socket that the daemon made, answer the daemon's
- * requests, hand the pager's connection to paging.c. A connection shows what it is with its first
- * message; the daemon's then ends the daemon's older one: a daemon that was killed may have left a
- * copy of its end in some child, and must not lock its successor out. Of connections that have not
- * said anything yet only the newest few are kept.
+ * requests, hand the pager's connection to paging.c. A connection shows what it is with a message;
+ * the daemon's then ends the daemon's older one: a daemon that was killed may have left a copy of
+ * its end in some child, and must not lock its successor out. Of connections that have not shown it
+ * yet only the newest few are kept; more than one, as daemon and pager may connect together.
  *
  * Threads: one, started once, never joined; it dies with QEMU. All signals are blocked in it, so
  * QEMU's handlers never run there. It waits only in poll(), and never for a peer that does not
@@ -30,9 +30,10 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define STACK_BYTES (128 * 1024)
-#define BREATHER_MS 100
-#define NR_CONNS    5
+#define STACK_BYTES  (128 * 1024)
+#define BREATHER_MS  100
+#define NR_NEWCOMERS 4 /* connections that have not shown what they are */
+#define NR_CONNS     (1 + NR_NEWCOMERS)
 
 /* Accept one connection; the descriptor if its user is allowed, else -1. *@ret_error: why accept
  * failed. */
@@ -78,9 +79,10 @@ static int perform(struct cop_shim_region *region, const struct cop_shim_msg *re
 	}
 }
 
-enum outcome { KEEP, CLOSE, HANDED_OVER };
+enum outcome { KEEP, CLOSE, IS_DAEMON, HANDED_OVER };
 
-/* Receive and answer one message. A pager's connection is handed over. */
+/* Receive and answer one message. A pager's connection is handed over; IS_DAEMON: the message was
+ * one that only a daemon sends. */
 static enum outcome serve(const struct cop_shim_control *control, int conn)
 {
 	struct cop_shim_msg request = {0}, answer = {0};
@@ -112,16 +114,37 @@ static enum outcome serve(const struct cop_shim_control *control, int conn)
 	/* A peer that lets its answers pile up is hung up on. */
 	if (cop_fd_send(conn, &answer, sizeof(answer), &uffd, attach ? 1 : 0, MSG_DONTWAIT) < 0)
 		return CLOSE;
+	if (request.type == COP_SHIM_HELLO || request.type == COP_SHIM_MAP_PRIVATE)
+		return IS_DAEMON;
 	if (!attach)
 		return KEEP;
 	cop_shim_paging_attach(conn);
 	return HANDED_OVER;
 }
 
+/* Put @newer last in @conns, one of NR_NEWCOMERS; if need be the oldest, the first, goes. */
+static void keep_newcomer(int *conns, int newer)
+{
+	int nr = 0;
+
+	for (int i = 0; i < NR_NEWCOMERS; i++) { /* close the ranks */
+		int conn = cop_steal_fd(&conns[i]);
+
+		if (conn >= 0)
+			conns[nr++] = conn;
+	}
+	if (nr == NR_NEWCOMERS) {
+		cop_close(&conns[0]);
+		memmove(&conns[0], &conns[1], (NR_NEWCOMERS - 1) * sizeof(*conns));
+		nr--;
+	}
+	conns[nr] = newer;
+}
+
 static void *control_thread(void *argument)
 {
 	struct cop_shim_control *control = argument;
-	int conns[NR_CONNS] = {-1, -1, -1, -1, -1}; /* the daemon's; others, the newest last */
+	int conns[NR_CONNS] = {-1, -1, -1, -1, -1}; /* the daemon's; newcomers, the newest last */
 
 	(void)pthread_setname_np(pthread_self(), "coppice-shim"); /* only for people who look */
 	for (;;) {
@@ -141,7 +164,7 @@ static void *control_thread(void *argument)
 				cop_close(&conns[i]);
 			else if (outcome == HANDED_OVER)
 				conns[i] = -1;
-			else if (i > 0 && p[i + 1].revents) { /* a daemon: the newer one counts */
+			else if (outcome == IS_DAEMON && i > 0) { /* the newer one counts */
 				cop_close(&conns[0]);
 				conns[0] = cop_steal_fd(&conns[i]);
 			}
@@ -150,24 +173,14 @@ static void *control_thread(void *argument)
 			int error;
 			int newer = accept_allowed(control, &error);
 
-			if (newer >= 0) {
-				int free_at = 1;
-
-				while (free_at < NR_CONNS && conns[free_at] >= 0)
-					free_at++;
-				if (free_at == NR_CONNS) { /* the oldest goes */
-					cop_close(&conns[1]);
-					memmove(&conns[1], &conns[2], (NR_CONNS - 2) * sizeof(int));
-					free_at = NR_CONNS - 1;
-				}
-				conns[free_at] = newer;
-			} else if (error == EMFILE || error == ENFILE || error == ENOMEM ||
-				   error == ENOBUFS) {
+			if (newer >= 0)
+				keep_newcomer(&conns[1], newer);
+			else if (error == EMFILE || error == ENFILE || error == ENOMEM ||
+				 error == ENOBUFS)
 				(void)poll(NULL, 0, BREATHER_MS); /* do not spin */
-			} else if (error == EBADF || error == EINVAL || error == ENOTSOCK ||
-				   error == EOPNOTSUPP) {
+			else if (error == EBADF || error == EINVAL || error == ENOTSOCK ||
+				 error == EOPNOTSUPP)
 				break; /* no longer a listening socket */
-			}
 		}
 	}
 	for (int i = 0; i < NR_CONNS; i++)

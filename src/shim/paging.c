@@ -7,8 +7,13 @@
  *
  * mremap(MREMAP_FIXED | MREMAP_DONTUNMAP): the destination's old mapping goes and the new one,
  * registered and empty, comes under one hold of the kernel's mapping lock; the source stays mapped
- * and registered. Linux 5.7. It looks at the number of mappings before it takes anything away; should
- * it fail later, with the destination gone already, the region is lost.
+ * and registered. Linux 5.7. Where vm.max_map_count would be exceeded it fails before it takes
+ * anything away. It fails after that, with a gap, when the process is over a limit of its address
+ * space (RLIMIT_AS, RLIMIT_DATA) that was lowered after the fact, or the kernel is out of memory:
+ * the region is lost then.
+ *
+ * Memory that replaces parts of the region has the settings of the staging area: never in a child,
+ * no huge pages (their pages would come and go together), in dumps as the region is.
  */
 #include "shim/paging.h"
 #include "base/cleanup.h"
@@ -55,14 +60,13 @@ static struct {
 	int wake; /* an eventfd: something new for the thread */
 	void *staging;
 	struct cop_shim_region *region;
-	atomic_bool busy;
-	pthread_mutex_t lock; /* the rest */
+	int conn;	      /* the thread's own */
+	pthread_mutex_t lock; /* covers the rest */
 	pthread_cond_t changed;
-	int next_conn;	      /* of a pager that has just attached */
+	int next_conn; /* of a pager that has just attached */
 	bool has_next;
 	uint32_t last_id;
 	struct slot slots[NR_SLOTS];
-	int conn; /* the thread's own */
 } paging = {
 	.uffd = -1,
 	.wake = -1,
@@ -107,10 +111,8 @@ int cop_shim_paging_init(struct cop_shim_region *region, int dev_fd)
 			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (staging == MAP_FAILED)
 		return -errno;
-	/* What comes from here has these settings, whatever QEMU sets on its RAM as a whole. That a
-	 * kernel knows them not is no failure. */
+	/* That a kernel does not know one of them is no failure. */
 	(void)cop_raw_madvise(staging, COP_SHIM_STAGING_BYTES, MADV_DONTFORK);
-	(void)cop_raw_madvise(staging, COP_SHIM_STAGING_BYTES, MADV_DONTDUMP);
 	(void)cop_raw_madvise(staging, COP_SHIM_STAGING_BYTES, MADV_NOHUGEPAGE);
 	paging.staging = staging;
 	return register_range(staging, COP_SHIM_STAGING_BYTES,
@@ -125,6 +127,11 @@ bool cop_shim_paging_active(void)
 int cop_shim_paging_register(void *addr, size_t len_bytes)
 {
 	return register_range(addr, len_bytes, UFFDIO_REGISTER_MODE_MISSING);
+}
+
+void cop_shim_paging_advise(int advice)
+{
+	(void)cop_raw_madvise(paging.staging, COP_SHIM_STAGING_BYTES, advice); /* advice */
 }
 
 int cop_shim_paging_fd(void)
@@ -152,15 +159,10 @@ void cop_shim_paging_attach(int conn)
 	poke();
 }
 
-bool cop_shim_paging_busy(void)
-{
-	return atomic_load(&paging.busy);
-}
-
 int cop_shim_paging_discard(void *addr, size_t len_bytes)
 {
 	struct slot *slot = NULL;
-	int status;
+	int saved = errno, status;
 
 	(void)pthread_mutex_lock(&paging.lock);
 	while (!slot) {
@@ -179,6 +181,7 @@ int cop_shim_paging_discard(void *addr, size_t len_bytes)
 	slot->state = SLOT_FREE;
 	(void)pthread_cond_broadcast(&paging.changed);
 	(void)pthread_mutex_unlock(&paging.lock);
+	errno = saved;
 	return status;
 }
 
@@ -226,6 +229,7 @@ static bool send_discards(void)
 	return left;
 }
 
+/* A pager's answer to a discard. One that nobody asked for means nothing. */
 static void take_answer(const struct cop_shim_msg *msg)
 {
 	(void)pthread_mutex_lock(&paging.lock);
@@ -233,7 +237,8 @@ static void take_answer(const struct cop_shim_msg *msg)
 		struct slot *slot = &paging.slots[i];
 
 		if (slot->state == SLOT_SENT && slot->id == msg->id) {
-			slot->status = msg->status > 0 ? -EPROTO : msg->status;
+			slot->status =
+				msg->status > 0 || msg->status < -4095 ? -EPROTO : msg->status;
 			slot->state = SLOT_DONE;
 			(void)pthread_cond_broadcast(&paging.changed);
 		}
@@ -251,77 +256,126 @@ static bool another_pager(void)
 	return yes;
 }
 
+/* Is @range whole pages of the region, and its op known? */
+static bool range_is_valid(const struct cop_shim_range *range)
+{
+	const struct cop_shim_region *region = paging.region;
+	uint64_t offset = range->addr - (uintptr_t)region->addr; /* huge when below */
+
+	if (range->addr % PAGE_BYTES || range->len % PAGE_BYTES || range->len == 0 ||
+	    offset >= region->len_bytes || range->len > region->len_bytes - offset)
+		return false;
+	return range->op == COP_SHIM_OP_TEMPLATE ||
+	       (range->op == COP_SHIM_OP_EMPTY && range->len <= COP_SHIM_STAGING_BYTES);
+}
+
+/* May last until there is a pager. Holds no lock. */
 static int replace_range(const struct cop_shim_range *range)
 {
-	struct cop_shim_region *region = paging.region;
 	void *addr = (void *)(uintptr_t)range->addr;
 	int r;
 
-	/* Waits without a lock: see paging.h. QEMU never unmaps its RAM; this is for the case that it
-	 * has been done long ago. */
-	if (range->addr % PAGE_BYTES || range->len % PAGE_BYTES || range->len == 0 ||
-	    !region->seen || range->addr < (uintptr_t)region->addr ||
-	    range->addr - (uintptr_t)region->addr > region->len_bytes ||
-	    range->len > region->len_bytes - (range->addr - (uintptr_t)region->addr))
-		return -EINVAL;
-	switch (range->op) {
-	case COP_SHIM_OP_TEMPLATE:
+	if (range->op == COP_SHIM_OP_TEMPLATE)
 		return cop_raw_madvise(addr, range->len, MADV_DONTNEED) < 0 ? -errno : 0;
-	case COP_SHIM_OP_EMPTY:
-		if (range->len > COP_SHIM_STAGING_BYTES)
-			return -EINVAL;
-		if (syscall(SYS_mremap, paging.staging, range->len, range->len,
-			    MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
-			    addr) == (long)range->addr)
-			return 0;
-		r = -errno;
-		if (msync(addr, range->len, MS_ASYNC) < 0) /* a gap */
-			cop_shim_region_lose(region);
+	if (syscall(SYS_mremap, paging.staging, range->len, range->len,
+		    MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, addr) == (long)range->addr)
+		return 0;
+	r = -errno;
+	if (msync(addr, range->len, MS_ASYNC) < 0) /* does nothing but look: a gap */
+		cop_shim_region_lose(paging.region);
+	return r;
+}
+
+/* One after the other until one fails. *@ret_done: how many were done, also on failure. */
+static int replace(const struct cop_shim_range *ranges, uint64_t nr, uint64_t *ret_done)
+{
+	struct cop_shim_region *region = paging.region;
+	int r = 0;
+
+	*ret_done = 0;
+	if (nr == 0)
+		return 0; /* over is what came before */
+	r = cop_shim_region_begin(region);
+	if (r < 0)
+		return r;
+	for (uint64_t i = 0; i < nr && r == 0; i++)
+		r = range_is_valid(&ranges[i]) ? 0 : -EINVAL;
+	while (r == 0 && *ret_done < nr) {
+		if (!region->seen) /* QEMU waits to unmap it */
+			r = -ENXIO;
+		else if (another_pager())
+			r = -ECANCELED;
+		else
+			r = replace_range(&ranges[*ret_done]);
+		*ret_done += r == 0;
+	}
+	cop_shim_region_end(region);
+	return r;
+}
+
+struct packet {
+	struct cop_shim_msg msg;
+	struct cop_shim_range ranges[COP_SHIM_MAX_RANGES];
+};
+
+static_assert(offsetof(struct packet, ranges) == sizeof(struct cop_shim_msg), "sent as is");
+
+/* Carry out the request of @len_bytes. Returns the status of the answer. */
+static int perform(const struct packet *packet, size_t len_bytes, struct cop_shim_msg *answer)
+{
+	const struct cop_shim_msg *msg = &packet->msg;
+	size_t ranges_bytes = len_bytes - sizeof(*msg);
+	int r;
+
+	if (msg->magic != COP_SHIM_MAGIC)
+		return -EBADMSG;
+	if (msg->version != COP_SHIM_VERSION)
+		return -EPROTONOSUPPORT;
+	if (msg->status || msg->mode || msg->flags || msg->generation || msg->reserved || msg->addr)
+		return -EINVAL;
+	switch (msg->type) {
+	case COP_SHIM_HELLO:
+		r = cop_shim_region_describe(paging.region, answer);
+		return ranges_bytes ? -EMSGSIZE : msg->len ? -EINVAL : r;
+	case COP_SHIM_REPLACE:
+		if (msg->len > COP_SHIM_MAX_RANGES ||
+		    ranges_bytes != msg->len * sizeof(struct cop_shim_range))
+			return -EMSGSIZE;
+		r = replace(packet->ranges, msg->len, &answer->len);
+		if (paging.region->lost)
+			answer->flags |= COP_SHIM_LOST;
 		return r;
 	default:
-		return -EINVAL;
+		return -EOPNOTSUPP;
 	}
 }
 
 /* Receives and answers one message. Returns false when the connection is to be closed. */
 static bool serve(void)
 {
-	struct {
-		struct cop_shim_msg msg;
-		struct cop_shim_range ranges[COP_SHIM_MAX_RANGES];
-	} packet;
+	struct packet packet = {0};
 	struct cop_shim_msg answer = {.magic = COP_SHIM_MAGIC, .version = COP_SHIM_VERSION};
 	size_t nr_fds = 0;
-	ssize_t n = cop_fd_recv(paging.conn, &packet, sizeof(packet), NULL, 0, &nr_fds, MSG_DONTWAIT);
-	uint64_t nr = packet.msg.len;
+	ssize_t n =
+		cop_fd_recv(paging.conn, &packet, sizeof(packet), NULL, 0, &nr_fds, MSG_DONTWAIT);
 
 	if (n == -EAGAIN)
 		return true;
-	if (n < (ssize_t)sizeof(packet.msg) || packet.msg.magic != COP_SHIM_MAGIC ||
-	    packet.msg.version != COP_SHIM_VERSION)
+	if (n <= 0 && n != -E2BIG && n != -EMSGSIZE)
 		return false;
-	if (packet.msg.type == COP_SHIM_DISCARD && n == sizeof(packet.msg)) {
+	if (n == sizeof(packet.msg) && packet.msg.type == COP_SHIM_DISCARD &&
+	    packet.msg.magic == COP_SHIM_MAGIC && packet.msg.version == COP_SHIM_VERSION) {
 		take_answer(&packet.msg);
 		return true;
 	}
 	answer.type = packet.msg.type;
 	answer.id = packet.msg.id;
-	if (packet.msg.type == COP_SHIM_HELLO && n == sizeof(packet.msg)) {
-		answer.status = cop_shim_region_describe(paging.region, &answer);
-	} else if (packet.msg.type != COP_SHIM_REPLACE) {
-		answer.status = -EOPNOTSUPP;
-	} else if (nr > COP_SHIM_MAX_RANGES ||
-		   (size_t)n != sizeof(packet.msg) + nr * sizeof(packet.ranges[0])) {
+	if (n < 0)
+		answer.status = (int)n;
+	else if (n < (ssize_t)sizeof(packet.msg))
 		answer.status = -EMSGSIZE;
-	} else {
-		atomic_store(&paging.busy, true);
-		while (answer.len < nr && answer.status == 0) {
-			answer.status = another_pager() ? -ECANCELED
-							: replace_range(&packet.ranges[answer.len]);
-			answer.len += answer.status == 0;
-		}
-		atomic_store(&paging.busy, false);
-	}
+	else
+		answer.status = perform(&packet, (size_t)n, &answer);
 	return cop_fd_send(paging.conn, &answer, sizeof(answer), NULL, 0, MSG_DONTWAIT) == 0;
 }
 

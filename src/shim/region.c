@@ -129,15 +129,21 @@ bool cop_shim_region_overlaps(struct cop_shim_region *region, const void *addr, 
 
 int cop_shim_region_unmap(struct cop_shim_region *region, void *addr, size_t len_bytes)
 {
+	bool was_seen;
 	int r;
 
 	(void)pthread_mutex_lock(&region->lock);
+	was_seen = region->seen;
+	/* Whatever comes to lie there now is not ours: invariant 2. */
+	region->seen = false;
+	while (region->replacing)
+		(void)pthread_cond_wait(&region->idle, &region->lock);
 	r = cop_raw_munmap(addr, len_bytes);
 	if (r == 0) {
-		/* Whatever comes to lie there now is not ours: invariant 2. */
-		region->seen = false;
 		region->mode = COP_SHIM_MODE_NONE;
 		region->error = -ENXIO;
+	} else {
+		region->seen = was_seen;
 	}
 	(void)pthread_mutex_unlock(&region->lock);
 	return r;
@@ -171,11 +177,18 @@ int cop_shim_region_advise(struct cop_shim_region *region, void *addr, size_t le
 
 	if (group < 0) /* a discard, for example: must not wait for a replacement */
 		return cop_raw_madvise(addr, len_bytes, advice);
+	/* The kernel's same-page merging forgets that a page was write-protected by the pager, and
+	 * a write to it would be lost. It is advice: not taking it is no error. */
+	if (advice == MADV_MERGEABLE && cop_shim_paging_active())
+		return 0;
 	(void)pthread_mutex_lock(&region->lock);
 	r = cop_raw_madvise(addr, len_bytes, advice);
 	/* QEMU sets these on whole blocks; a part of one would be lost by a replacement. */
-	if (r == 0 && region->seen && addr == region->addr && len_bytes >= region->len_bytes)
+	if (r == 0 && region->seen && addr == region->addr && len_bytes >= region->len_bytes) {
 		region->advice[group] = advice;
+		if (group == COP_SHIM_ADVICE_DUMP && cop_shim_paging_active())
+			cop_shim_paging_advise(advice);
+	}
 	(void)pthread_mutex_unlock(&region->lock);
 	return r;
 }
@@ -238,12 +251,37 @@ int cop_shim_region_map_private(struct cop_shim_region *region, uint64_t addr, u
 		r = region->error ? region->error : -ENXIO;
 	else if (addr != (uintptr_t)region->addr || len_bytes != region->len_bytes)
 		r = -EINVAL;
-	else if (cop_shim_paging_active() && cop_shim_paging_busy())
+	else if (region->replacing)
 		r = -EBUSY;
 	else
 		r = replace(region, fd);
 	(void)pthread_mutex_unlock(&region->lock);
 	return r;
+}
+
+int cop_shim_region_begin(struct cop_shim_region *region)
+{
+	int r = 0;
+
+	(void)pthread_mutex_lock(&region->lock);
+	if (region->lost)
+		r = -ENOTRECOVERABLE;
+	else if (!region->seen)
+		r = region->error ? region->error : -ENXIO;
+	else if (region->mode != COP_SHIM_MODE_PRIVATE)
+		r = -EINVAL;
+	else
+		region->replacing = true;
+	(void)pthread_mutex_unlock(&region->lock);
+	return r;
+}
+
+void cop_shim_region_end(struct cop_shim_region *region)
+{
+	(void)pthread_mutex_lock(&region->lock);
+	region->replacing = false;
+	(void)pthread_cond_broadcast(&region->idle);
+	(void)pthread_mutex_unlock(&region->lock);
 }
 
 void cop_shim_region_lose(struct cop_shim_region *region)

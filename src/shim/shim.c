@@ -164,10 +164,11 @@ static int discard(void *addr, size_t length, int advice)
 {
 	uintptr_t from = (uintptr_t)addr, to, first = (uintptr_t)shim.region.addr,
 		  last = first + shim.region.len_bytes;
-	int r;
+	int saved = errno, r;
 
-	length = (length + 4095) & ~(size_t)4095;
-	if (from % 4096 || __builtin_add_overflow(from, length, &to)) {
+	/* What the kernel refuses, too. */
+	if (from % 4096 || __builtin_add_overflow(length, 4095, &length) ||
+	    __builtin_add_overflow(from, length &= ~(size_t)4095, &to)) {
 		errno = EINVAL;
 		return -1;
 	}
@@ -178,8 +179,7 @@ static int discard(void *addr, size_t length, int advice)
 	from = from < first ? first : from;
 	to = to > last ? last : to;
 	r = cop_shim_paging_discard((void *)from, to - from);
-	if (r < 0)
-		errno = -r;
+	errno = r < 0 ? -r : saved;
 	return r < 0 ? -1 : 0;
 }
 
