@@ -40,7 +40,6 @@
 
 #define PAGE_BYTES  4096
 #define STACK_BYTES (128 * 1024)
-#define NR_SLOTS    16
 #define FEATURES                                                                                   \
 	(UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_PAGEFAULT_FLAG_WP |                               \
 	 UFFD_FEATURE_WP_HUGETLBFS_SHMEM)
@@ -66,7 +65,7 @@ static struct {
 	int next_conn; /* of a pager that has just attached */
 	bool has_next;
 	uint32_t last_id;
-	struct slot slots[NR_SLOTS];
+	struct slot slots[COP_SHIM_MAX_DISCARDS];
 } paging = {
 	.uffd = -1,
 	.wake = -1,
@@ -166,7 +165,7 @@ int cop_shim_paging_discard(void *addr, size_t len_bytes)
 
 	(void)pthread_mutex_lock(&paging.lock);
 	while (!slot) {
-		for (int i = 0; i < NR_SLOTS && !slot; i++) {
+		for (int i = 0; i < COP_SHIM_MAX_DISCARDS && !slot; i++) {
 			if (paging.slots[i].state == SLOT_FREE)
 				slot = &paging.slots[i];
 		}
@@ -193,7 +192,7 @@ static void swap_connection(void)
 		cop_close(&paging.conn);
 		paging.conn = paging.next_conn;
 		paging.has_next = false;
-		for (int i = 0; i < NR_SLOTS; i++) {
+		for (int i = 0; i < COP_SHIM_MAX_DISCARDS; i++) {
 			if (paging.slots[i].state == SLOT_SENT)
 				paging.slots[i].state = SLOT_WANTED;
 		}
@@ -207,7 +206,7 @@ static bool send_discards(void)
 	bool left = false;
 
 	(void)pthread_mutex_lock(&paging.lock);
-	for (int i = 0; i < NR_SLOTS && paging.conn >= 0 && !left; i++) {
+	for (int i = 0; i < COP_SHIM_MAX_DISCARDS && paging.conn >= 0 && !left; i++) {
 		struct slot *slot = &paging.slots[i];
 		struct cop_shim_msg msg = {
 			.magic = COP_SHIM_MAGIC,
@@ -233,7 +232,7 @@ static bool send_discards(void)
 static void take_answer(const struct cop_shim_msg *msg)
 {
 	(void)pthread_mutex_lock(&paging.lock);
-	for (int i = 0; i < NR_SLOTS; i++) {
+	for (int i = 0; i < COP_SHIM_MAX_DISCARDS; i++) {
 		struct slot *slot = &paging.slots[i];
 
 		if (slot->state == SLOT_SENT && slot->id == msg->id) {
@@ -363,9 +362,11 @@ static bool serve(void)
 		return true;
 	if (n <= 0 && n != -E2BIG && n != -EMSGSIZE)
 		return false;
-	if (n == sizeof(packet.msg) && packet.msg.type == COP_SHIM_DISCARD &&
-	    packet.msg.magic == COP_SHIM_MAGIC && packet.msg.version == COP_SHIM_VERSION) {
-		take_answer(&packet.msg);
+	if (packet.msg.type ==
+	    COP_SHIM_DISCARD) { /* never answered: it would look like a question */
+		if (n == sizeof(packet.msg) && packet.msg.magic == COP_SHIM_MAGIC &&
+		    packet.msg.version == COP_SHIM_VERSION)
+			take_answer(&packet.msg);
 		return true;
 	}
 	answer.type = packet.msg.type;

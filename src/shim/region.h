@@ -51,15 +51,16 @@ struct cop_shim_region {
 	uint32_t generation;
 	int error; /* -errno that HELLO answers, or 0 */
 	atomic_bool lost;
-	bool replacing;	     /* parts of it, by the paging thread */
-	pthread_cond_t idle; /* it no longer is */
+	bool replacing;			       /* parts of it, by the paging thread */
+	pthread_cond_t idle;		       /* it no longer is */
 	int advice[COP_SHIM_NR_ADVICE_GROUPS]; /* MADV_*, or -1 */
 };
 
 #define COP_SHIM_REGION_INIT                                                                       \
 	{                                                                                          \
-		.lock = PTHREAD_MUTEX_INITIALIZER, .idle = PTHREAD_COND_INITIALIZER,               \
-		.advice = {[0 ... COP_SHIM_NR_ADVICE_GROUPS - 1] = -1}                             \
+		.lock = PTHREAD_MUTEX_INITIALIZER, .idle = PTHREAD_COND_INITIALIZER, .advice = {   \
+			[0 ... COP_SHIM_NR_ADVICE_GROUPS - 1] = -1                                 \
+		}                                                                                  \
 	}
 
 /* The system calls, without libc's or our own wrappers. Set errno like those. */

@@ -495,6 +495,9 @@ static void test_bad_requests(void **state)
 		bad.ranges[1] = bad_ranges[i];
 		assert_int_equal(ask_raw(pager->conn, &bad, len, -1), -EINVAL);
 	}
+	bad = good; /* an answer to nothing is not answered */
+	bad.msg.type = COP_SHIM_DISCARD;
+	assert_int_equal(cop_fd_send(pager->conn, &bad, len, &rig.ram_fd, 1, 0), 0);
 	/* Others may not, and a refused one does not become the daemon's. */
 	other = connect_raw(&rig);
 	assert_int_equal(ask_raw(other, &good, len, -1), -EMSGSIZE);
