@@ -2,6 +2,8 @@
 
 Guests check their memory with memtool while their pages are evicted under them.
 """
+import contextlib
+import json
 import os
 import random
 import re
@@ -318,23 +320,13 @@ def test_altered_template_is_found_at_touch(daemon):
     clones = daemon.clone("t", 2, paused=True)
     ram = daemon.dir / "templates/t/ram"
     with open(ram, "r+b") as file:
-        # The second half of what is there; the clones have not touched most of it.
         size = os.path.getsize(ram)
-        places = []
-        at = 0
-        while True:
-            try:
-                at = os.lseek(file.fileno(), at, os.SEEK_DATA)
-                end = os.lseek(file.fileno(), at, os.SEEK_HOLE)
-            except OSError:
-                break
-            places += range(at, end, 65536)
-            at = end
-        assert places and size == 128 << 20
-        for place in places:
+        assert size == 128 << 20
+        for place in (place for at, end in extents(ram) for place in range(at, end, 65536)):
             byte = os.pread(file.fileno(), 1, place)
             os.pwrite(file.fileno(), bytes([byte[0] ^ 1]), place)
-    daemon.api("POST", f"/v1/vms/{clones[0]}/resume")
+    with contextlib.suppress(ApiError):  # it may be ended before it has answered
+        daemon.api("POST", f"/v1/vms/{clones[0]}/resume")
     vm = daemon.wait_state(clones[0], "failed")
     assert re.search(r"altered|checksum", vm["reason"]) and re.search(r"\d", vm["reason"]), vm["reason"]
     checks = {c["part"]: c for c in daemon.api("GET", "/v1/templates/t?verify=true")["checks"]}
@@ -377,46 +369,70 @@ def test_stats_add_up_to_what_the_host_pays(daemon):
 
 def test_kept_below_the_budget(make_daemon):
     """Would catch: a budget that nobody keeps, or that costs a byte."""
-    daemon = make_daemon("--engine", "pager", "--memory-budget", "420M")
+    daemon = make_daemon("--engine", "pager", "--memory-budget", "640M")
     if not daemon.api("GET", "/v1/stats")["host"]["cgroup"]:
         pytest.skip("no memory cgroup here: nothing says what all cost")
     daemon.ready_vm()
     daemon.freeze("m", "t", stop=True)
-    names = daemon.clone("t", 6)
-    for i, name in enumerate(names):
-        daemon.sh(name, f"memtool fill 50 {i}")
-    wait_until(lambda: daemon.api("GET", "/v1/stats")["total"]["paid_bytes"] < 430 << 20, "the budget to be kept")
+    names = daemon.clone("t", 8)
+    for name in names:  # mostly duplicates; all together would be about 800 MiB
+        daemon.sh(name, "memtool fill 2 3; dd if=/dev/urandom of=/tmp/b bs=1M count=1 2>/dev/null; "
+                        "for i in $(seq 36); do cat /tmp/b; done > /tmp/f; md5sum /tmp/f > /tmp/sum")
+    wait_until(lambda: daemon.api("GET", "/v1/stats")["total"]["paid_bytes"] < 650 << 20, "the budget to be kept")
     stats = daemon.api("GET", "/v1/stats")
-    assert stats["engine"]["limit_bytes"] == 420 << 20 and stats["engine"]["evicted_pages"] > 0
-    for i, name in enumerate(names):
-        assert daemon.sh(name, "memtool check") == f"ok 50 {i}\n"
+    assert stats["engine"]["limit_bytes"] == 640 << 20 and stats["engine"]["evicted_pages"] > 0
+    for name in names:
+        assert daemon.sh(name, "memtool check; md5sum -c /tmp/sum") == "ok 2 3\n/tmp/f: OK\n"
+
+
+def extents(path):
+    """Where a sparse file has something."""
+    with open(path, "rb") as file:
+        at = 0
+        while True:
+            try:
+                at = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            except OSError:
+                return
+            end = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+            yield at, end
+            at = end
+
+
+def expect_image_untouched(daemon, template):
+    """What of a template is in RAM is what its file has."""
+    folder = daemon.dir / "templates" / template
+    image = daemon.ram_dir() / json.loads((folder / "template.json").read_text())["ram_id"]
+    with open(image, "rb") as memory_file, open(folder / "ram", "rb") as file:
+        for at, end in extents(image):
+            assert os.pread(memory_file.fileno(), end - at, at) == os.pread(file.fileno(), end - at, at), hex(at)
 
 
 def test_free_pages_go_back(daemon):
     """Would catch: memory that a guest gave back and the host keeps, or a template that is punched."""
-    daemon.ready_vm()
+    # Linux reports free pages when at least 64 MiB are free.
+    daemon.ready_vm(memory_mib=256)
     daemon.sh("m", "until [ -e /sys/bus/virtio/drivers/virtio_balloon/virtio* ]; do sleep 0.2; done")
     daemon.freeze("m", "t")
     [c] = daemon.clone("t")
-    before = (daemon.ram_dir() / _ram_id(daemon, "t")).stat().st_blocks
     daemon.sh(c, "memtool fill 40 12")
     assert memory(daemon, c)["private_bytes"] > 40 << 20
     daemon.sh(c, "memtool drop")
-    wait_until(lambda: memory(daemon, c)["private_bytes"] < 16 << 20, "free pages to be given back")
+    wait_until(lambda: memory(daemon, c)["private_bytes"] < 20 << 20, "free pages to be given back")
     assert memory(daemon, c)["discarded_bytes"] > 20 << 20
+    kill_pager(daemon)
     daemon.sh(c, "memtool fill 40 13")
     evict(daemon, c)
     assert daemon.sh(c, "memtool check") == "ok 40 13\n"
-    assert (daemon.ram_dir() / _ram_id(daemon, "t")).stat().st_blocks >= before - 64 * 2 * 1024
-    [d] = daemon.clone("t")
-    assert daemon.sh(d, "echo ok") == "ok\n"
-    checks = daemon.api("GET", "/v1/templates/t?verify=true")["checks"]
-    assert all(check["ok"] for check in checks), checks
-
-
-def _ram_id(daemon, template):
-    import json
-    return json.loads((daemon.dir / "templates" / template / "template.json").read_text())["ram_id"]
+    expect_image_untouched(daemon, "t")
+    daemon.sh(c, "memtool drop; memtool fill 4 14")
+    daemon.freeze(c, "u")  # with pages given back
+    for name in (*daemon.clone("u"), c):
+        assert daemon.sh(name, "memtool check; memtool drop; memtool fill 40 15 >/dev/null; memtool check") == "ok 4 14\nok 40 15\n"
+    for template in ("t", "u"):
+        expect_image_untouched(daemon, template)
+        checks = daemon.api("GET", f"/v1/templates/{template}?verify=true")["checks"]
+        assert all(check["ok"] for check in checks), checks
 
 
 def test_both_engines_side_by_side(daemon):
