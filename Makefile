@@ -12,7 +12,7 @@ PACKAGES := $(shell grep -v '^\#' packages.txt) $(shell cat image/host-packages.
 help:
 	@echo 'make demo      16 desktops of 1 GB in a cgroup of 5 GB, with a picture (KEEP=1: leave them running; MORE=1: also idle, and after disk reads)'
 	@echo 'make check     build, run every test'
-	@echo 'make bench     where a clone'"'"'s time goes, into build/bench/'
+	@echo 'make bench     all benchmarks, figures into build/bench/results.json, and a table'
 	@echo 'make build     build into build/'
 	@echo 'make images    build the guest images into $(IMAGES)'
 	@echo 'make install   install below PREFIX (default /usr/local)'
@@ -60,7 +60,7 @@ demo: build
 	$(PYTHON) demo/demo.py --images $(IMAGES) --out build/demo $(if $(KEEP),--keep) $(if $(MORE),--more)
 
 bench: build images
-	$(PYTHON) bench/clones.py
+	$(PYTHON) bench/run
 
 install: build
 	meson install -C build

@@ -1,6 +1,6 @@
 /*
- * paging-bench.c - pages leave a process and come back, by the pager's code and by the kernel's swap
- * to zram, in the same run.
+ * paging-bench.c - pages leave a process and come back, by the pager's code and by the kernel's
+ * swap to zram, in the same run.
  *
  * Usage: paging-bench [--pages FILE --template FILE] [--generate KIND] [--count N] [--rounds N]
  * [--zram ALGORITHM|none] [--spin US] [--json]
@@ -9,10 +9,10 @@
  * equal to the template's are measured in any case, each alone; others without those.
  *
  * This process is the guest: a region mapped private over a template's image, in runs of RUN pages
- * with some untouched ones between them, a thread that does what the shim does, and one that touches.
- * A child is the pager: src/mem with the loop of src/pager/fault.c. A round: write all pages, evict
- * all; touch every run in order; write, evict; touch single pages far apart, in random order.
- * Each figure is the median of the rounds, with the smallest and largest.
+ * with some untouched ones between them, a thread that does what the shim does, and one that
+ * touches. A child is the pager: src/mem with the loop of src/pager/fault.c. A round: write all
+ * pages, evict all; touch every run in order; write, evict; touch single pages far apart, in random
+ * order. Each figure is the median of the rounds, with the smallest and largest.
  *
  * The same is then done with ordinary memory, MADV_PAGEOUT and a zram of its own, which needs root;
  * it is gone in the end. Other memory of the machine is not paged out by that, as long as some is
@@ -50,9 +50,9 @@
 #include "mem/space.h"
 #include "pagegen.h"
 
-#define RUN	    64u /* pages that are cold together */
-#define BLOCK	    72u /* with the untouched ones that follow */
-#define STEP	    16u /* single pages touched are that far apart at least */
+#define RUN	    64u	    /* pages that are cold together */
+#define BLOCK	    72u	    /* with the untouched ones that follow */
+#define STEP	    16u	    /* single pages touched are that far apart at least */
 #define PAUSE_NS    100000u /* of computing, between two touches: all sleep again */
 #define MAX_ROUNDS  64
 #define DOMAIN	    1
@@ -340,8 +340,8 @@ static int replace(void *ctx, const struct cop_space_range *ranges, unsigned int
 	return 0;
 }
 
-static void __attribute__((noreturn)) pager(int commands, int shim, pid_t guest, int uffd,
-					    int image_fd, uint8_t *region, size_t len)
+static void __attribute__((noreturn))
+pager(int commands, int shim, pid_t guest, int uffd, int image_fd, uint8_t *region, size_t len)
 {
 	struct cop_image *image;
 	enum command command;
@@ -351,13 +351,14 @@ static void __attribute__((noreturn)) pager(int commands, int shim, pid_t guest,
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (cop_engine_init(&engine, memfd_create("store", MFD_CLOEXEC), 256u << 20, &found) ||
 	    cop_image_new(&engine, 1, DOMAIN, len, image_fd, &image) ||
-	    cop_space_new(&engine, 1, guest, uffd, (uintptr_t)region, len, image, -1, DOMAIN, replace,
-			  &shim, &space))
+	    cop_space_new(&engine, 1, guest, uffd, (uintptr_t)region, len, image, -1, DOMAIN,
+			  replace, &shim, &space))
 		die("pager", "cannot start");
 	cop_space_hook = copied;
 	if (pthread_create(&thread, NULL, fault_thread, NULL))
 		die("pager", "no thread");
-	while (recv(commands, &command, sizeof(command), 0) == sizeof(command) && command == EVICT) {
+	while (recv(commands, &command, sizeof(command), 0) == sizeof(command) &&
+	       command == EVICT) {
 		uint64_t wall = now_ns(), cpu = ns_of(CLOCK_PROCESS_CPUTIME_ID);
 		struct answer a = {0};
 
@@ -395,10 +396,11 @@ static void *shim_thread(void *arg)
 			uint8_t *at = g->region + (size_t)range->first * COP_PAGE_BYTES;
 			size_t len = (size_t)range->nr * COP_PAGE_BYTES;
 
-			if (range->to_template ? madvise(at, len, MADV_DONTNEED) < 0
-					       : mremap(g->staging, len, len,
-							MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
-							at) != at)
+			if (range->to_template
+				    ? madvise(at, len, MADV_DONTNEED) < 0
+				    : mremap(g->staging, len, len,
+					     MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP,
+					     at) != at)
 				die("replace", strerror(errno));
 		}
 		atomic_store(&shared->shim_ns, ns_of(CLOCK_THREAD_CPUTIME_ID));
@@ -523,7 +525,8 @@ static struct answer evict(struct guest *g)
 static int make_uffd(struct guest *g)
 {
 	struct uffdio_api api = {.api = UFFD_API,
-				 .features = UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_PAGEFAULT_FLAG_WP |
+				 .features = UFFD_FEATURE_EVENT_REMAP |
+					     UFFD_FEATURE_PAGEFAULT_FLAG_WP |
 					     UFFD_FEATURE_WP_HUGETLBFS_SHMEM};
 	size_t staging_len = COP_WINDOW_PAGES * COP_PAGE_BYTES;
 	struct uffdio_register staging, region;
@@ -531,9 +534,9 @@ static int make_uffd(struct guest *g)
 
 	g->staging = must(mmap(NULL, staging_len, PROT_READ | PROT_WRITE,
 			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-	staging = (struct uffdio_register){
-		.range = {(uintptr_t)g->staging, staging_len},
-		.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP};
+	staging = (struct uffdio_register){.range = {(uintptr_t)g->staging, staging_len},
+					   .mode = UFFDIO_REGISTER_MODE_MISSING |
+						   UFFDIO_REGISTER_MODE_WP};
 	region = (struct uffdio_register){.range = {(uintptr_t)g->region, g->len},
 					  .mode = UFFDIO_REGISTER_MODE_MISSING};
 	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) < 0 || ioctl(fd, UFFDIO_REGISTER, &staging) < 0 ||
@@ -571,7 +574,8 @@ static void run_own(struct guest *g, struct result *ret)
 		die("pager", strerror(errno));
 	if (pager_pid == 0)
 		pager(g->commands[0], g->shim[0], getppid(), uffd, image_fd, g->region, g->len);
-	(void)prctl(PR_SET_PTRACER, pager_pid); /* it reads this memory; fails where nothing hinders it */
+	(void)prctl(PR_SET_PTRACER,
+		    pager_pid); /* it reads this memory; fails where nothing hinders it */
 	close(uffd);
 	close(image_fd);
 	close(g->shim[0]);
@@ -708,8 +712,8 @@ static uint32_t swapped(const struct guest *g)
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	uint32_t n = 0;
 
-	if (fd < 0 ||
-	    pread(fd, entries, len, (off_t)((uintptr_t)g->region / COP_PAGE_BYTES * 8)) != (ssize_t)len)
+	if (fd < 0 || pread(fd, entries, len, (off_t)((uintptr_t)g->region / COP_PAGE_BYTES * 8)) !=
+			      (ssize_t)len)
 		die("pagemap", strerror(errno));
 	for (size_t i = 0; i < g->len / COP_PAGE_BYTES; i++)
 		n += entries[i] >> 62 & 1;
@@ -747,8 +751,8 @@ static void run_zram(struct guest *g, struct side *ret)
 			gone = swapped(g);
 		}
 		if (gone < g->in->nr_runs * RUN / 100 * 99) {
-			(void)snprintf(zram_reason, sizeof(zram_reason), "only %u of %u pages went out",
-				       gone, g->in->nr_runs * RUN);
+			(void)snprintf(zram_reason, sizeof(zram_reason),
+				       "only %u of %u pages went out", gone, g->in->nr_runs * RUN);
 			goto out;
 		}
 		if (i % 2)
@@ -772,7 +776,8 @@ static void run_reference(struct guest *g, struct result *ret)
 {
 	static char coded[LZ4_COMPRESSBOUND(COP_PAGE_BYTES)], page[COP_PAGE_BYTES];
 	uint32_t nr = g->in->nr_runs * RUN;
-	double *decode = must(malloc(nr * sizeof(*decode))), *fault = must(malloc(nr * sizeof(*fault)));
+	double *decode = must(malloc(nr * sizeof(*decode))),
+	       *fault = must(malloc(nr * sizeof(*fault)));
 
 	g->region = must(mmap(NULL, g->len, PROT_READ | PROT_WRITE,
 			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
@@ -800,7 +805,8 @@ static void run_reference(struct guest *g, struct result *ret)
 
 static void json_spread(const char *name, struct spread s)
 {
-	printf("\"%s\": {\"median\": %.0f, \"min\": %.0f, \"max\": %.0f}", name, s.median, s.min, s.max);
+	printf("\"%s\": {\"median\": %.0f, \"min\": %.0f, \"max\": %.0f}", name, s.median, s.min,
+	       s.max);
 }
 
 static void json_side(const char *name, const struct side *s)
@@ -829,7 +835,8 @@ static void print_json(const struct input *in, const struct result *r, size_t nr
 	for (size_t i = 0; i < nr; i++) {
 		const struct side *own = &r[i].own;
 
-		printf("%s\n  \"%s\": {\"pages\": %u,\n", i ? "," : "", in[i].name, in[i].nr_runs * RUN);
+		printf("%s\n  \"%s\": {\"pages\": %u,\n", i ? "," : "", in[i].name,
+		       in[i].nr_runs * RUN);
 		json_side("coppice", own);
 		printf(",\n      \"one_parts_ns\": {\"pager_awake\": %u, \"event_read\": %u,"
 		       " \"page_there\": %u, \"guest_awake\": %u}, ",
@@ -851,7 +858,8 @@ static void print_json(const struct input *in, const struct result *r, size_t nr
 static void print_side(const char *name, const struct side *s)
 {
 	printf("  %-8s evict %8.0f/s a core (%.0f-%.0f), %8.0f/s by the clock\n"
-	       "           run of %u: %6.0f ns a page (%.0f-%.0f); one alone %6u ns p50 %6u ns p99\n",
+	       "           run of %u: %6.0f ns a page (%.0f-%.0f); one alone %6u ns p50 %6u ns "
+	       "p99\n",
 	       name, s->out_core.median, s->out_core.min, s->out_core.max, s->out_wall.median, RUN,
 	       s->run.median, s->run.min, s->run.max, s->one_p50, s->one_p99);
 }
@@ -864,7 +872,8 @@ static void print_text(const struct input *in, const struct result *r, size_t nr
 		printf("%s: %u pages, %u rounds\n", in[i].name, in[i].nr_runs * RUN, rounds);
 		print_side("coppice", &r[i].own);
 		if (parts[0])
-			printf("           one: pager awake %u, event read %u, page there %u, guest awake %u ns\n",
+			printf("           one: pager awake %u, event read %u, page there %u, "
+			       "guest awake %u ns\n",
 			       parts[0], parts[1], parts[2], parts[3]);
 		if (r[i].zram.there) {
 			print_side("zram", &r[i].zram);
@@ -913,10 +922,11 @@ int main(int argc, char **argv)
 	}
 	if (rounds < 1 || rounds > MAX_ROUNDS || count < RUN || count > 32768 || !pages != !tmpl ||
 	    (pages && kind))
-		die("usage", "[--pages FILE --template FILE | --generate KIND] [--count N] [--rounds N]"
-			     " [--zram ALGORITHM|none] [--spin US] [--json]");
-	shared = must(mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
-			   0));
+		die("usage",
+		    "[--pages FILE --template FILE | --generate KIND] [--count N] [--rounds N]"
+		    " [--zram ALGORITHM|none] [--spin US] [--json]");
+	shared = must(mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
+			   MAP_SHARED | MAP_ANONYMOUS, -1, 0));
 	generate(&in[0], "zero", count);
 	generate(&in[1], "same", count);
 	if (pages)
@@ -924,7 +934,8 @@ int main(int argc, char **argv)
 	else
 		generate(&in[2], kind ? kind : "mixed", count);
 	for (int i = 0; i < 3; i++) {
-		struct guest g = {.in = &in[i], .len = (size_t)in[i].nr_runs * BLOCK * COP_PAGE_BYTES,
+		struct guest g = {.in = &in[i],
+				  .len = (size_t)in[i].nr_runs * BLOCK * COP_PAGE_BYTES,
 				  .random = 1};
 
 		g.order = must(calloc((size_t)in[i].nr_runs * RUN, sizeof(*g.order)));
@@ -941,7 +952,8 @@ int main(int argc, char **argv)
 		strcpy(zram_reason, "not asked for");
 	zram = strcmp(algorithm, "none") && zram_there();
 	for (int i = 0; zram && i < 3; i++) {
-		struct guest g = {.in = &in[i], .len = (size_t)in[i].nr_runs * BLOCK * COP_PAGE_BYTES,
+		struct guest g = {.in = &in[i],
+				  .len = (size_t)in[i].nr_runs * BLOCK * COP_PAGE_BYTES,
 				  .random = 1};
 
 		g.order = must(calloc((size_t)in[i].nr_runs * RUN, sizeof(*g.order)));
