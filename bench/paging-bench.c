@@ -18,6 +18,9 @@
  * it is gone in the end. Other memory of the machine is not paged out by that, as long as some is
  * free. Without zram a reference takes its place: a fault on new memory plus LZ4's decoding.
  *
+ * Where there is KVM a guest of a few instructions touches the pages too, and takes the time
+ * itself.
+ *
  * --spin: the pager looks for the next fault that long before it sleeps. An experiment.
  */
 #include <errno.h>
@@ -48,6 +51,7 @@
 #include "mem/image.h"
 #include "mem/page.h"
 #include "mem/space.h"
+#include "kvm-touch.h"
 #include "pagegen.h"
 
 #define RUN	    64u	    /* pages that are cold together */
@@ -81,7 +85,9 @@ struct side {
 	struct spread out_core, out_wall; /* pages a second */
 	struct spread run;		  /* ns a page */
 	uint32_t one_p50, one_p99;	  /* ns */
-	uint32_t parts[4];		  /* ns, medians */
+	struct spread kvm_run;		  /* the same under KVM */
+	uint32_t kvm_p50, kvm_p99;
+	uint32_t parts[4]; /* ns, medians */
 };
 
 struct result {
@@ -115,6 +121,8 @@ static char zram_reason[160];
 static int zram_id = -1;
 static char zram_dev[32];
 static bool swapping;
+static int kvm_error;
+static double ticks_per_ns;
 static pid_t pager_pid;
 
 static void die(const char *what, const char *why)
@@ -149,6 +157,15 @@ static void compute(uint64_t ns)
 
 	while (now_ns() < end)
 		;
+}
+
+static void measure_ticks(void)
+{
+	uint64_t ns = now_ns(), ticks = __builtin_ia32_rdtsc();
+
+	compute(50000000);
+	ticks = __builtin_ia32_rdtsc() - ticks;
+	ticks_per_ns = (double)ticks / (double)(now_ns() - ns);
 }
 
 static int by_value(const void *a, const void *b)
@@ -486,6 +503,61 @@ static uint32_t touch_singles(struct guest *g, struct single *ret)
 	return nr;
 }
 
+/* Under KVM: the region evicted, then its runs or single pages touched by a guest. ns a page. */
+static uint32_t touch_kvm(struct guest *g, bool singles, double *ret_ns)
+{
+	uint32_t n = 0, nr = singles ? g->in->nr_runs * (RUN / STEP) : g->in->nr_runs;
+	struct kvm_touch *kvm;
+	uint64_t ticks;
+
+	if (!kvm_error)
+		kvm_error = kvm_touch_new(g->region, g->len, &kvm);
+	if (kvm_error)
+		return 0;
+	/* A first entry costs more; this page is never evicted. */
+	kvm_error = kvm_touch_pages(kvm, (uint64_t)RUN * COP_PAGE_BYTES, 1, &ticks);
+	shuffle(g, nr);
+	while (n < nr && !kvm_error) {
+		uint32_t gfn = singles ? place(g->order[n] * STEP) : g->order[n] * BLOCK;
+
+		compute(PAUSE_NS);
+		kvm_error = kvm_touch_pages(kvm, (uint64_t)gfn * COP_PAGE_BYTES, singles ? 1 : RUN,
+					    &ticks);
+		ret_ns[n++] = (double)ticks / ticks_per_ns / (singles ? 1 : RUN);
+		if (singles)
+			compute(PAUSE_NS); /* the pager brings more */
+	}
+	kvm_touch_free(kvm);
+	return kvm_error ? 0 : n;
+}
+
+/* All of it anew: out(g) has everything leave. */
+static void run_kvm(struct guest *g, void (*out)(struct guest *), struct side *ret)
+{
+	uint32_t nr = g->in->nr_runs * (RUN / STEP);
+	double *ones = must(calloc((size_t)rounds * nr, sizeof(*ones))), run[MAX_ROUNDS];
+	size_t n = 0;
+
+	for (unsigned int i = 0; i < 2 * rounds && !kvm_error; i++) {
+		fill(g);
+		out(g);
+		if (i % 2) {
+			n += touch_kvm(g, true, ones + n);
+		} else {
+			uint32_t k = touch_kvm(g, false, ones + n);
+
+			run[i / 2] = quantile(ones + n, k, 50);
+		}
+		verify(g);
+	}
+	if (!kvm_error) {
+		ret->kvm_run = spread_of(run, rounds);
+		ret->kvm_p50 = (uint32_t)quantile(ones, n, 50);
+		ret->kvm_p99 = (uint32_t)quantile(ones, n, 99);
+	}
+	free(ones);
+}
+
 static void sum_up_singles(struct side *side, const struct single *s, size_t nr)
 {
 	double *v = must(malloc(nr * sizeof(*v)));
@@ -520,6 +592,11 @@ static struct answer evict(struct guest *g)
 	if (a.status || a.pages < g->in->nr_runs * RUN)
 		die("evict", a.status ? strerror(-a.status) : "too few pages");
 	return a;
+}
+
+static void evict_all(struct guest *g)
+{
+	(void)evict(g);
 }
 
 static int make_uffd(struct guest *g)
@@ -607,6 +684,7 @@ static void run_own(struct guest *g, struct result *ret)
 	ret->own.run = spread_of(run, rounds);
 	ret->shim = spread_of(shim, 2 * rounds);
 	sum_up_singles(&ret->own, singles, n);
+	run_kvm(g, evict_all, &ret->own);
 	free(singles);
 	munmap(g->region, g->len);
 	(void)send(g->commands[1], &quit, sizeof(quit), 0);
@@ -722,6 +800,13 @@ static uint32_t swapped(const struct guest *g)
 	return n;
 }
 
+static void page_out(struct guest *g)
+{
+	for (int i = 0; i < 20 && swapped(g) < g->in->nr_runs * RUN; i++)
+		(void)madvise(g->region, g->len,
+			      MADV_PAGEOUT); /* what stays is not cold: it shows */
+}
+
 static void run_zram(struct guest *g, struct side *ret)
 {
 	double core[2 * MAX_ROUNDS], wall[2 * MAX_ROUNDS], run[MAX_ROUNDS];
@@ -766,6 +851,7 @@ static void run_zram(struct guest *g, struct side *ret)
 	ret->out_wall = spread_of(wall, 2 * rounds);
 	ret->run = spread_of(run, rounds);
 	sum_up_singles(ret, singles, n);
+	run_kvm(g, page_out, ret);
 out:
 	free(singles);
 	munmap(g->region, g->len);
@@ -822,7 +908,15 @@ static void json_side(const char *name, const struct side *s)
 	json_spread("evict_pages_per_s_wall", s->out_wall);
 	printf(",\n      ");
 	json_spread("run_ns_per_page", s->run);
-	printf(", \"one_ns_p50\": %u, \"one_ns_p99\": %u", s->one_p50, s->one_p99);
+	printf(", \"one_ns_p50\": %u, \"one_ns_p99\": %u,\n      \"kvm\": ", s->one_p50,
+	       s->one_p99);
+	if (kvm_error) {
+		printf("null");
+		return;
+	}
+	printf("{");
+	json_spread("run_ns_per_page", s->kvm_run);
+	printf(", \"one_ns_p50\": %u, \"one_ns_p99\": %u}", s->kvm_p50, s->kvm_p99);
 }
 
 static void print_json(const struct input *in, const struct result *r, size_t nr)
@@ -831,6 +925,8 @@ static void print_json(const struct input *in, const struct result *r, size_t nr
 	       "  \"zram_algorithm\": \"%s\", \"zram_missing\": ",
 	       rounds, RUN, spin_us, algorithm);
 	printf(*zram_reason ? "\"%s\",\n" : "null,\n", zram_reason);
+	printf("  \"kvm_missing\": ");
+	printf(kvm_error ? "\"%s\",\n" : "null,\n", strerror(-kvm_error));
 	printf("  \"kinds\": {");
 	for (size_t i = 0; i < nr; i++) {
 		const struct side *own = &r[i].own;
@@ -862,6 +958,11 @@ static void print_side(const char *name, const struct side *s)
 	       "p99\n",
 	       name, s->out_core.median, s->out_core.min, s->out_core.max, s->out_wall.median, RUN,
 	       s->run.median, s->run.min, s->run.max, s->one_p50, s->one_p99);
+	if (!kvm_error)
+		printf("           under KVM: run %6.0f ns a page (%.0f-%.0f); one alone %6u ns "
+		       "p50 %6u ns "
+		       "p99\n",
+		       s->kvm_run.median, s->kvm_run.min, s->kvm_run.max, s->kvm_p50, s->kvm_p99);
 }
 
 static void print_text(const struct input *in, const struct result *r, size_t nr)
@@ -885,6 +986,8 @@ static void print_text(const struct input *in, const struct result *r, size_t nr
 	}
 	if (*zram_reason)
 		printf("no zram: %s\n", zram_reason);
+	if (kvm_error)
+		printf("no KVM: %s\n", strerror(-kvm_error));
 }
 
 int main(int argc, char **argv)
@@ -927,6 +1030,7 @@ int main(int argc, char **argv)
 		    " [--zram ALGORITHM|none] [--spin US] [--json]");
 	shared = must(mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
 			   MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+	measure_ticks();
 	generate(&in[0], "zero", count);
 	generate(&in[1], "same", count);
 	if (pages)
