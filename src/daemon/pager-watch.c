@@ -51,7 +51,8 @@ struct watch {
 	struct cop_pager *p;
 	struct cop_pager_client *client;
 	pid_t pid;
-	int pidfd; /* of a child that is to be reaped, else -1 */
+	int pidfd; /* -1: none, or reaped */
+	gboolean child; /* else of an earlier daemon */
 	gint64 started_us;
 	unsigned pause_ms;
 };
@@ -97,11 +98,15 @@ static uint64_t store_bytes(struct cop_pager *p)
 
 static void reap(struct watch *w)
 {
+	struct pollfd ended = {.fd = w->pidfd, .events = POLLIN};
 	siginfo_t info = {0};
 
-	if (w->pidfd < 0)
+	if (w->pidfd < 0 || poll(&ended, 1, 0) != 1)
 		return;
-	if (waitid(P_PIDFD, (id_t)w->pidfd, &info, WEXITED | WNOHANG) == 0 && info.si_pid) {
+	if (!w->child) {
+		close(w->pidfd);
+		w->pidfd = -1;
+	} else if (waitid(P_PIDFD, (id_t)w->pidfd, &info, WEXITED | WNOHANG) == 0 && info.si_pid) {
 		if (info.si_code != CLD_EXITED || info.si_status)
 			g_warning("the pager, process %d, was ended by %s %d", (int)info.si_pid,
 				  info.si_code == CLD_EXITED ? "status" : "signal",
@@ -168,6 +173,7 @@ static gboolean spawn(struct watch *w, GError **error)
 		(void)!pwrite(lock_fd, text, (size_t)len, 0);
 		w->started_us = g_get_monotonic_time();
 		w->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+		w->child = TRUE;
 	}
 	if (lock_fd >= 0)
 		close(lock_fd);
@@ -197,6 +203,10 @@ static gboolean find_or_start(struct watch *w, GError **error)
 		return cop_gerror_set(error, COP_ERR_INTERNAL, "%s\nsee %s", why.text,
 				      p->log_path);
 	w->pid = pid;
+	if (w->pidfd < 0) {
+		w->pidfd = (int)syscall(SYS_pidfd_open, pid, 0); /* -1: it just ended */
+		w->child = FALSE;
+	}
 	return TRUE;
 }
 
@@ -352,18 +362,33 @@ static void tell_gone(struct watch *w, GPtrArray *vms)
 	}
 }
 
+/* A pager that went on without a daemon may know images whose files are gone by now: they are on the
+ * list of those that it knows, and so they will be found unused. With state->lock. */
+static void note_lost_images(struct cop_pager *p)
+{
+	struct cop_template *tpl;
+	GHashTableIter iter;
+
+	g_mutex_lock(&p->lock);
+	g_hash_table_remove_all(p->images);
+	g_hash_table_iter_init(&iter, p->state->templates);
+	while (g_hash_table_iter_next(&iter, NULL, (void **)&tpl)) {
+		if (tpl->lost_ram_id)
+			g_hash_table_add(p->images, g_strdup(tpl->lost_ram_id));
+	}
+	g_mutex_unlock(&p->lock);
+}
+
 /* With the gate held to write. FALSE: it died meanwhile. */
 static gboolean tell_all(struct watch *w)
 {
 	struct cop_state *state = w->p->state;
 	g_autoptr(GPtrArray) vms = NULL, images = NULL;
 
-	g_mutex_lock(&w->p->lock);
-	g_hash_table_remove_all(w->p->images);
-	g_mutex_unlock(&w->p->lock);
 	g_mutex_lock(&state->lock);
 	vms = cop_state_all_vms(state);
 	images = all_images(state, vms);
+	note_lost_images(w->p);
 	g_mutex_unlock(&state->lock);
 	for (guint i = 0; i < images->len && !is_broken(w); i++) {
 		struct image *image = images->pdata[i];

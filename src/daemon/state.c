@@ -132,6 +132,7 @@ void cop_template_unref(struct cop_template *tpl)
 	g_free(tpl->from_vm);
 	cop_machine_free(tpl->machine);
 	g_free(tpl->ram_id);
+	g_free(tpl->lost_ram_id);
 	if (tpl->sums)
 		json_object_unref(tpl->sums);
 	g_mutex_clear(&tpl->load_lock);

@@ -80,6 +80,7 @@ struct cop_template {
 	gint64 created_s;
 	struct cop_machine *machine; /* top layers are read-only; clones add one each */
 	char *ram_id;		     /* copy in ram_dir; NULL when not loaded */
+	char *lost_ram_id;	     /* the one that was there when another daemon served, or NULL */
 	unsigned domain;	     /* trust domain of the pager's records, no other's */
 	GMutex load_lock;	     /* one loader or verifier at a time; taken before `lock` */
 	struct cop_freeze_times times;

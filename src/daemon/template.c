@@ -152,6 +152,8 @@ static gboolean read_manifest(struct cop_state *state, struct cop_template *tpl,
 		ram_path = cop_state_ram_path(state, ram_id);
 		if (g_file_test(ram_path, G_FILE_TEST_IS_REGULAR))
 			tpl->ram_id = g_strdup(ram_id);
+		else
+			tpl->lost_ram_id = g_strdup(ram_id);
 	}
 	return TRUE;
 }
@@ -326,6 +328,8 @@ gboolean cop_template_load(struct cop_state *state, struct cop_template *tpl, GE
 		if (ok) {
 			g_mutex_lock(&state->lock);
 			tpl->ram_id = id;
+			/* No record is left of clones of the old image, which a pager may know. */
+			tpl->domain = cop_pager_new_domain(state);
 			g_mutex_unlock(&state->lock);
 			cop_state_unpin(state, id);
 			ok = cop_template_save(tpl, dir, error);

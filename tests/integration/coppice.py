@@ -145,6 +145,29 @@ def minimal_machine(memory_mib=128):
             "network": "none", "accel": "tcg"}
 
 
+def extents(path):
+    """Where a sparse file has something."""
+    with open(path, "rb") as file:
+        at = 0
+        while True:
+            try:
+                at = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            except OSError:
+                return
+            end = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+            yield at, end
+            at = end
+
+
+def expect_image_untouched(daemon, template):
+    """What of a template is in RAM is what its file has."""
+    folder = daemon.dir / "templates" / template
+    image = daemon.ram_dir() / json.loads((folder / "template.json").read_text())["ram_id"]
+    with open(image, "rb") as memory_file, open(folder / "ram", "rb") as file:
+        for at, end in extents(image):
+            assert os.pread(memory_file.fileno(), end - at, at) == os.pread(file.fileno(), end - at, at), hex(at)
+
+
 def qemus_of(directory):
     """Process ids of QEMUs whose working folder is below the directory."""
     pids = []

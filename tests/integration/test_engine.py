@@ -3,7 +3,6 @@
 Guests check their memory with memtool while their pages are evicted under them.
 """
 import contextlib
-import json
 import os
 import random
 import re
@@ -13,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from coppice import ApiError, minimal_machine, qemus_of, wait_until
+from coppice import ApiError, expect_image_untouched, extents, minimal_machine, qemus_of, wait_until
 
 
 @pytest.fixture
@@ -383,29 +382,6 @@ def test_kept_below_the_budget(make_daemon):
     assert stats["engine"]["limit_bytes"] == 640 << 20 and stats["engine"]["evicted_pages"] > 0
     for name in names:
         assert daemon.sh(name, "memtool check; md5sum -c /tmp/sum") == "ok 2 3\n/tmp/f: OK\n"
-
-
-def extents(path):
-    """Where a sparse file has something."""
-    with open(path, "rb") as file:
-        at = 0
-        while True:
-            try:
-                at = os.lseek(file.fileno(), at, os.SEEK_DATA)
-            except OSError:
-                return
-            end = os.lseek(file.fileno(), at, os.SEEK_HOLE)
-            yield at, end
-            at = end
-
-
-def expect_image_untouched(daemon, template):
-    """What of a template is in RAM is what its file has."""
-    folder = daemon.dir / "templates" / template
-    image = daemon.ram_dir() / json.loads((folder / "template.json").read_text())["ram_id"]
-    with open(image, "rb") as memory_file, open(folder / "ram", "rb") as file:
-        for at, end in extents(image):
-            assert os.pread(memory_file.fileno(), end - at, at) == os.pread(file.fileno(), end - at, at), hex(at)
 
 
 def test_free_pages_go_back(daemon):
