@@ -219,7 +219,7 @@ struct cop_agent_step {
 };
 
 struct cop_agent_steps { /* of IDENTIFIED; read with cop_agent_steps_next() */
-	const uint8_t *at;
+	const uint8_t *at, *end;
 	unsigned nr;
 };
 
