@@ -1,17 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * agent.h: messages between the daemon and the agent in a guest. docs/formats/agent.md describes
- * them.
+ * agent.h: frames between the daemon and the agent inside a guest. docs/formats/agent.md describes
+ * them, and how both sides find each other again after a cut.
  *
- * Pure functions over memory of the caller: nothing is allocated, read or written elsewhere. The
- * host reads a guest's bytes with them, so whatever they are given they stay inside it and inside
- * the limits below. Same code on both sides; libc only, static in the guest.
- *
- * Reading: cop_agent_scan() finds frames in bytes; a message is the payload of one frame, or of
- * several joined by the flag MORE (struct cop_agent_join); a cop_agent_get_...() takes a payload
- * apart. Strings in what it returns point into the payload and end with a NUL.
- * Writing: cop_agent_put_...() makes a payload in a struct cop_agent_buf; cop_agent_frame_put()
- * makes frames of it.
+ * Pure: no system calls, no allocation; every length is checked against what was received. Both
+ * sides and the fuzz target use it. Functions return a length or 0, or -errno:
+ *   -EBADMSG  the bytes are no such message
+ *   -E2BIG    it does not fit into a frame, or a list is too long
+ *   -EINVAL   it can't be expressed: an unknown value, or it would contain the sync mark
  */
 #ifndef COP_PROTO_AGENT_H
 #define COP_PROTO_AGENT_H
@@ -19,311 +15,287 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define COP_AGENT_PORT	      "org.coppice.agent.0"
-#define COP_AGENT_MAGIC	      0x54474143u /* the bytes "CAGT" */
-#define COP_AGENT_VERSION     1 /* the newest that this code speaks */
-#define COP_AGENT_VERSION_MIN 1 /* the oldest */
-
-#define COP_AGENT_HEAD_BYTES	28
-#define COP_AGENT_TAIL_BYTES	4
-#define COP_AGENT_PAYLOAD_BYTES 16384u /* at most, of one frame */
-#define COP_AGENT_FRAME_MAX	(COP_AGENT_HEAD_BYTES + COP_AGENT_PAYLOAD_BYTES + COP_AGENT_TAIL_BYTES)
-/* Zero bytes before a HELLO: more than any frame that was cut off still lacks. */
-#define COP_AGENT_SYNC_BYTES	COP_AGENT_FRAME_MAX
-
-#define COP_AGENT_MESSAGE_BYTES 262144u /* at most, of joined frames */
-#define COP_AGENT_MAX_RUNS	256	/* commands at once */
-#define COP_AGENT_MAX_REQUESTS	16	/* requests of the guest at once */
-#define COP_AGENT_MAX_WORDS	8192	/* in argv; in env */
-#define COP_AGENT_MAX_PARAMS	64
-#define COP_AGENT_MAX_NICS	16
-#define COP_AGENT_MAX_STEPS	128
-#define COP_AGENT_KEY_BYTES	63   /* at most, without the NUL; likewise below */
-#define COP_AGENT_VALUE_BYTES	1024
-#define COP_AGENT_NAME_BYTES	255  /* host name, template, step, user */
-#define COP_AGENT_TEXT_BYTES	255  /* explanations */
-#define COP_AGENT_PATH_BYTES	4095
-#define COP_AGENT_RANDOM_BYTES	64
-#define COP_AGENT_FORKS_MAX	1024 /* clones in one request */
-/* What a side may have out at most in one direction of one stream. */
-#define COP_AGENT_CREDIT_MAX	(1u << 20)
+#define COP_AGENT_PROTO_MIN   1
+#define COP_AGENT_PROTO_MAX   1
+#define COP_AGENT_MAGIC	      0x41504f43u /* the bytes "COPA" */
+#define COP_AGENT_HEAD_BYTES  16u
+#define COP_AGENT_FRAME_MAX   65536u
+#define COP_AGENT_PAYLOAD_MAX (COP_AGENT_FRAME_MAX - COP_AGENT_HEAD_BYTES)
+#define COP_AGENT_SYNC_BYTES  16u
+#define COP_AGENT_SYNCED_MAX  1024u /* payload of a frame that follows the mark */
+#define COP_AGENT_OPENING_MAX (COP_AGENT_SYNC_BYTES + COP_AGENT_HEAD_BYTES + COP_AGENT_SYNCED_MAX)
+#define COP_AGENT_WINDOW      (256u * 1024) /* first credit of each stream, both ways */
+#define COP_AGENT_WINDOW_MAX  (16u * 1024 * 1024)
+#define COP_AGENT_MAX_EXECS   256u
+#define COP_AGENT_MAX_STRINGS 4096u /* argv and env together, with the two NULLs */
+#define COP_AGENT_MAX_PARAMS  64u
+#define COP_AGENT_MAX_NICS    16u
+#define COP_AGENT_MAX_STEPS   96u
+#define COP_AGENT_MAX_TEXT    512u /* bytes of a text that is shown, without its NUL */
+#define COP_AGENT_RANDOM      64u
 
 enum cop_agent_type {
-	COP_AGENT_T_HELLO = 1,	     /* > host to guest; stream 0 */
-	COP_AGENT_T_HELLO_ACK = 2,   /* < guest to host; stream 0 */
-	COP_AGENT_T_START = 3,	     /* < an agent has just begun; session 0, no HELLO was seen */
-	COP_AGENT_T_PING = 4,	     /* > any payload up to 64 bytes */
-	COP_AGENT_T_PONG = 5,	     /* < the same bytes */
-	COP_AGENT_T_IDENTIFY = 6,    /* > */
-	COP_AGENT_T_IDENTIFIED = 7,  /* < */
-	COP_AGENT_T_QUIESCE = 8,     /* > */
-	COP_AGENT_T_QUIESCED = 9,    /* < struct cop_agent_result */
-	COP_AGENT_T_THAW = 10,	     /* > empty */
-	COP_AGENT_T_THAWED = 11,     /* < struct cop_agent_result */
-	COP_AGENT_T_EXEC = 16,	     /* > stream: a new number, not 0, chosen by the host */
-	COP_AGENT_T_STARTED = 17,    /* < empty: the process is there */
-	COP_AGENT_T_STDIN = 18,	     /* > raw bytes; empty: the end */
-	COP_AGENT_T_STDOUT = 19,     /* < raw bytes, never empty; a terminal's come here */
-	COP_AGENT_T_STDERR = 20,     /* < likewise */
-	COP_AGENT_T_CREDIT = 21,     /* <> so many more bytes may be sent */
-	COP_AGENT_T_SIGNAL = 22,     /* > to the command's process group */
-	COP_AGENT_T_RESIZE = 23,     /* > */
-	COP_AGENT_T_KILL = 24,	     /* > empty: kill it, output is of no interest; EXIT follows */
-	COP_AGENT_T_EXIT = 25,	     /* < the stream's last frame, exactly one for each EXEC */
-	COP_AGENT_T_REQUEST = 32,    /* < stream: a number of the guest's; freeze or fork me */
-	COP_AGENT_T_REPLY = 33,	     /* > to it, in the parent only; a clone's is its IDENTIFY */
+	/* host to agent */
+	COP_AGENT_HELLO = 1,	 /* after the mark; opens a session */
+	COP_AGENT_EXEC = 2,	 /* id: new, chosen by the host, not 0 */
+	COP_AGENT_SIGNAL = 3,	 /* id of the exec */
+	COP_AGENT_RESIZE = 4,
+	COP_AGENT_ABANDON = 5,	 /* kill it; EXIT still follows */
+	COP_AGENT_IDENTIFY = 6,
+	COP_AGENT_QUIESCE = 7,
+	COP_AGENT_THAW = 8,
+	COP_AGENT_RESPONSE = 9,	 /* id of the REQUEST */
+	COP_AGENT_PING = 10,	 /* empty */
+	/* both ways; id of the exec */
+	COP_AGENT_DATA = 32,	 /* stream, then bytes, at least one */
+	COP_AGENT_EOF = 33,	 /* stream */
+	COP_AGENT_CREDIT = 34,	 /* stream, bytes */
+	/* agent to host */
+	COP_AGENT_READY = 64,	 /* after the mark, session 0: an agent has opened the port */
+	COP_AGENT_HELLO_ACK = 65, /* after the mark */
+	COP_AGENT_REFUSED = 66,	 /* after the mark: no version in common */
+	COP_AGENT_STARTED = 67,	 /* id of the exec */
+	COP_AGENT_EXIT = 68,	 /* id of the exec: its last frame */
+	COP_AGENT_ERROR = 69,	 /* id of what failed; of an exec: its last frame */
+	COP_AGENT_IDENTIFIED = 70,
+	COP_AGENT_QUIESCED = 71,
+	COP_AGENT_THAWED = 72,
+	COP_AGENT_REQUEST = 73,	 /* id: chosen by the agent, not 0 */
+	COP_AGENT_PONG = 74,	 /* id of the PING; empty */
 };
 
-enum cop_agent_frame_flag {
-	COP_AGENT_F_MORE = 1 << 0, /* the next frame, of this type and stream, continues this message */
+enum cop_agent_stream {
+	COP_AGENT_STDIN = 0,
+	COP_AGENT_STDOUT = 1,
+	COP_AGENT_STDERR = 2,
 };
 
-/* ---- memory to write payloads to */
-
-struct cop_agent_buf {
-	uint8_t *data;
-	size_t cap_bytes, len_bytes;
-	bool overflow; /* something did not fit, or broke a limit; nothing of it was written */
-};
-
-/* ---- frames */
+/* ------------------------------------------------------------------ frames */
 
 struct cop_agent_frame {
-	uint16_t type, flags;
-	uint32_t stream;
-	uint64_t session;
-	const uint8_t *payload; /* in the scanned bytes */
-	uint32_t len_bytes;
-	bool after_sync; /* COP_AGENT_PAYLOAD_BYTES zeros or more stood directly before it */
+	uint32_t session; /* low half of the session's number */
+	uint32_t id;
+	uint8_t type; /* enum cop_agent_type, or unknown */
+	bool synced;  /* followed the mark at once */
+	uint32_t len;
+	const uint8_t *payload;
 };
 
-/* State of reading one direction; all zeros at first. */
-struct cop_agent_scanner {
-	uint32_t zeros;	      /* in a row, up to here; stops counting at 2 * SYNC */
-	uint64_t noise_bytes; /* all that was no frame */
+/* Cuts a byte stream into frames. `scan`: the mark is looked for everywhere, also within frames. */
+struct cop_agent_rx {
+	bool scan_always; /* the agent's side */
+	bool scan;
+	bool hunting; /* bytes before the next mark are thrown away */
+	bool synced;  /* the next frame follows the mark */
+	uint32_t matched; /* bytes of the mark seen */
+	uint32_t have;	  /* bytes in buf */
+	uint8_t buf[COP_AGENT_FRAME_MAX];
 };
 
-/*
- * Find the next frame in @data of @len_bytes. Returns 1 and fills *@ret, or 0 when it takes more
- * bytes than there are. Either way *@ret_used is what is used up: noise, and the frame. Call
- * again until 0; keep the rest (less than COP_AGENT_FRAME_MAX) in front of what comes next.
- * HELLO is returned with after_sync as it is: an agent must drop one without it.
- */
-int cop_agent_scan(struct cop_agent_scanner *scanner, const uint8_t *data, size_t len_bytes,
-		   size_t *ret_used, struct cop_agent_frame *ret);
+/* is_agent: the mark may come at any time. The host looks for it only until it accepts a session. */
+void cop_agent_rx_init(struct cop_agent_rx *rx, bool is_agent);
+/* Throw everything away up to the next mark. */
+void cop_agent_rx_hunt(struct cop_agent_rx *rx);
+/* The host: the frame just got opens the session; from now on the mark is data like any other. */
+void cop_agent_rx_accept(struct cop_agent_rx *rx);
+/* Takes bytes, at most to the end of a frame. 1: *ret holds it, valid until the next call; 0: all
+ * bytes are taken and more are needed; -EBADMSG: no frame, and it hunts now. *ret_used: bytes taken. */
+int cop_agent_rx_feed(struct cop_agent_rx *rx, const void *data, size_t len, size_t *ret_used,
+		      struct cop_agent_frame *ret);
 
-/*
- * Append @payload (may be NULL when @len_bytes is 0) as one frame, or as several with MORE when it
- * is longer than COP_AGENT_PAYLOAD_BYTES (at most COP_AGENT_MESSAGE_BYTES). Needs
- * cop_agent_frames_bytes(@len_bytes) of room, else sets overflow.
- */
-void cop_agent_frame_put(struct cop_agent_buf *buf, uint16_t type, uint64_t session,
-			 uint32_t stream, const void *payload, size_t len_bytes);
-size_t cop_agent_frames_bytes(size_t payload_bytes);
-/* Write head and tail around a payload that is already at @frame + COP_AGENT_HEAD_BYTES; returns
- * the frame's length. @len_bytes at most COP_AGENT_PAYLOAD_BYTES. For output without a copy. */
-size_t cop_agent_frame_wrap(uint8_t *frame, uint16_t type, uint64_t session, uint32_t stream,
-			    size_t len_bytes);
-/* Append COP_AGENT_SYNC_BYTES zeros, as they stand before a HELLO. */
-void cop_agent_sync_put(struct cop_agent_buf *buf);
+/* How much of data may be the payload of one DATA frame: at most what fits, and short of the mark. At
+ * least 1 if len is. */
+size_t cop_agent_data_fit(const void *data, size_t len);
 
-/* Joining of frames to messages. Caller gives data of cap_bytes (COP_AGENT_MESSAGE_BYTES). */
-struct cop_agent_join {
-	uint8_t *data;
-	size_t cap_bytes, len_bytes;
-	uint32_t stream;
-	uint16_t type;
-	bool open; /* a message has begun */
+/* ---------------------------------------------------------------- messages */
+/* Texts end with a NUL within the payload and are borrowed from it. They hold any byte but NUL. */
+
+struct cop_agent_hello { /* 24 bytes in every version of the protocol */
+	uint64_t session; /* random, its low half not 0 */
+	uint16_t proto_min, proto_max;
+	uint32_t flags;
 };
-
-/*
- * Take a frame. Returns 1: a message is complete, in *@ret_payload and *@ret_len_bytes (in the
- * frame, or in join->data; until the next call); 0: more frames are to come; -EPROTO: a message
- * is interrupted by another; -EMSGSIZE: it is too long. After an error the session should end.
- */
-int cop_agent_join(struct cop_agent_join *join, const struct cop_agent_frame *frame,
-		   const uint8_t **ret_payload, size_t *ret_len_bytes);
-
-/* ---- payloads. Each _get returns 0, or -EBADMSG when the payload is not exactly such a message
- * within the limits (HELLO, HELLO_ACK and START may be longer: later versions add to them). */
-
-/* A row of strings in a payload. */
-struct cop_agent_words {
-	const char *at;
-	unsigned nr;
-};
-
-/* The next string, NULL after the last. */
-const char *cop_agent_words_next(struct cop_agent_words *words);
-
-enum cop_agent_hello_flag {
-	/* An IDENTIFY comes next: this may be a clone. Requests that wait in the guest go on waiting
-	 * for it, instead of failing as after a restart of the host's side. */
-	COP_AGENT_HELLO_CLONE = 1 << 0,
-	/* Commands of the session before are not killed; nobody is attached to them any more. */
-	COP_AGENT_HELLO_KEEP = 1 << 1,
-};
-
-struct cop_agent_hello {
-	uint32_t version_min, version_max; /* that the host speaks */
-	uint32_t flags;			   /* enum cop_agent_hello_flag */
-};
+#define COP_AGENT_HELLO_CLONE 1u /* the host will send IDENTIFY */
 
 struct cop_agent_hello_ack {
-	uint32_t version;		   /* chosen: the highest of both; 0: there is none */
-	uint32_t version_min, version_max; /* that the agent speaks */
-	uint32_t max_runs;		   /* commands at once */
-	uint32_t runs;			   /* of earlier sessions that still run (KEEP) */
-	const char *program;		   /* the agent's own version, for people */
+	uint64_t session;
+	uint16_t proto; /* the one in use */
+	uint16_t proto_min, proto_max;
+	uint32_t pid;
+	const char *version; /* of the agent */
+	const char *boot_id;
 };
 
-enum cop_agent_identify_flag {
-	COP_AGENT_SSH_HOST_KEYS = 1 << 0, /* make new ones */
-	COP_AGENT_NO_HOOKS = 1 << 1,
+struct cop_agent_refused {
+	uint64_t session;
+	uint16_t proto_min, proto_max; /* what the agent can do */
+	const char *text;
+};
+
+#define COP_AGENT_EXEC_TTY 1u
+struct cop_agent_exec {
+	uint32_t flags;
+	uint16_t rows, columns;
+	uint32_t timeout_ms;	 /* 0: none */
+	const char *user;	 /* "": root */
+	const char *cwd;	 /* "": the user's home */
+	const char *const *argv; /* NULL at the end; at least one */
+	const char *const *env;	 /* "NAME=value"; NULL at the end */
+};
+
+#define COP_AGENT_EXIT_TIMEOUT 1u /* killed as its time was over */
+struct cop_agent_exit {
+	int32_t status; /* 0 to 255, or -1 */
+	int32_t signal; /* 1 to 64, or -1; exactly one of both is -1 */
+	uint32_t flags;
+};
+
+struct cop_agent_error {
+	uint32_t code; /* an errno of Linux, not 0 */
+	const char *text;
 };
 
 struct cop_agent_nic {
-	uint8_t mac[6];
+	uint8_t index;	/* of the guest's network cards in order, if old is zeros */
+	uint8_t old[6]; /* as the template had it, or zeros */
+	uint8_t new[6];
 };
 
-struct cop_agent_identity {
-	uint32_t flags;		  /* enum cop_agent_identify_flag */
-	uint32_t index, count;	  /* of the clones that were started together; index from 0 */
-	uint32_t hook_timeout_ms; /* for each hook and helper; 0: the agent's choice */
-	uint64_t wall_ns;	  /* CLOCK_REALTIME now; 0: leave the clock alone */
-	uint8_t random[COP_AGENT_RANDOM_BYTES];
-	uint8_t machine_id[16]; /* zeros: leave it */
-	uint32_t nr_nics;	/* first network card first; zeros: leave it, but renew its address */
+#define COP_AGENT_IDENTIFY_SSH_KEYS 1u
+struct cop_agent_identify {
+	uint32_t flags;
+	uint32_t index, count;	   /* 0 <= index < count */
+	uint32_t hook_timeout_ms;  /* of each hook; not 0 */
+	uint32_t net_timeout_ms;   /* of all network cards; not 0 */
+	uint64_t wall_ns;	   /* since 1970, when it was sent */
+	uint8_t random[COP_AGENT_RANDOM];
+	const char *name, *template; /* of the clone; of its template */
+	const char *hostname;	   /* "": leave it */
+	const char *machine_id;	   /* 32 of [0-9a-f], or "": leave it */
+	const char *const *params; /* "key=value"; NULL at the end */
+	uint32_t nr_nics;
 	struct cop_agent_nic nics[COP_AGENT_MAX_NICS];
-	const char *name;	  /* the clone's, as in ps */
-	const char *hostname;	  /* "": leave it */
-	const char *template_name;
-	struct cop_agent_words params; /* key, value, key, value... */
 };
 
-enum cop_agent_status {
+enum cop_agent_result {
 	COP_AGENT_DONE = 0,
 	COP_AGENT_SKIPPED = 1,
-	COP_AGENT_NOT_DONE = 2, /* it failed; text says why */
-	COP_AGENT_TIMED_OUT = 3,
+	COP_AGENT_FAILED = 2,
+	COP_AGENT_TIMEOUT = 3,
 };
 
-/* One step of becoming a clone: "random", "clock", "hostname", "machine-id", "network eth0",
- * "ssh-host-keys", "hook 10-mine", and so on. */
 struct cop_agent_step {
-	uint32_t status; /* enum cop_agent_status */
-	uint32_t time_us;
 	const char *name;
-	const char *text; /* "" when there is nothing to say; may hold any bytes of a hook */
-};
-
-struct cop_agent_steps { /* of IDENTIFIED; read with cop_agent_steps_next() */
-	const uint8_t *at, *end;
-	unsigned nr;
-};
-
-struct cop_agent_quiesce {
-	uint32_t timeout_ms; /* to get there; then it is given up */
-	uint32_t hold_ms;    /* the guest thaws by itself after that; 1 to 600000 */
-};
-
-struct cop_agent_result {
-	uint32_t status; /* enum cop_agent_status */
-	uint32_t number; /* file systems frozen, or thawed */
+	uint8_t result; /* enum cop_agent_result */
 	const char *text;
+	uint32_t took_us;
 };
 
-enum cop_agent_exec_flag {
-	COP_AGENT_EXEC_TTY = 1 << 0,
-	COP_AGENT_EXEC_STDIN = 1 << 1, /* without it stdin is /dev/null */
-	COP_AGENT_EXEC_CLEAR_ENV = 1 << 2, /* env is all there is; else it adds to the agent's own */
+struct cop_agent_identified {
+	uint32_t nr_steps;
+	struct cop_agent_step steps[COP_AGENT_MAX_STEPS];
 };
 
-struct cop_agent_command {
-	uint32_t flags;	     /* enum cop_agent_exec_flag */
-	uint32_t timeout_ms; /* 0: none */
-	uint32_t credit;     /* bytes of output, both streams together, that may be sent at first */
-	uint16_t rows, columns;
-	const char *user; /* name or number; "": root */
-	const char *cwd;  /* "": the user's home */
-	struct cop_agent_words argv, env; /* argv: 1 or more; env: NAME=VALUE */
-};
-
-enum cop_agent_exit_kind {
-	COP_AGENT_EXIT_STATUS = 0,  /* value: 0 to 255 */
-	COP_AGENT_EXIT_SIGNAL = 1,  /* value: its number */
-	COP_AGENT_EXIT_FAILED = 2,  /* it was never started; value: errno, text why */
-	COP_AGENT_EXIT_TIMEOUT = 3, /* its time was over, it was killed */
-};
-
-struct cop_agent_exit {
-	uint32_t kind;
-	uint32_t value;
-	const char *text;
+struct cop_agent_quiesced {
+	uint32_t nr_frozen; /* file systems */
+	const char *text;   /* their mount points */
 };
 
 enum cop_agent_request_kind {
-	COP_AGENT_FREEZE = 1, /* make a template of me */
-	COP_AGENT_FORK = 2,   /* and start count clones */
+	COP_AGENT_REQUEST_FREEZE = 1, /* name: of the template */
+	COP_AGENT_REQUEST_FORK = 2,   /* count clones */
+	COP_AGENT_REQUEST_INFO = 3,
 };
 
 struct cop_agent_request {
-	uint32_t kind;
-	uint32_t count;	  /* fork: 1 to COP_AGENT_FORKS_MAX; freeze: 0 */
-	const char *name; /* freeze: the template's; fork: "" or what clones are called after */
-	struct cop_agent_words params;
+	uint8_t kind;
+	uint32_t count; /* of fork; else 0 */
+	const char *name;
+	const char *const *params; /* of fork */
 };
 
-struct cop_agent_reply {
-	uint32_t status;     /* enum cop_agent_status; not done: text says why */
-	uint32_t count;	     /* clones that were started */
-	const char *text;    /* why not */
-	const char *name;    /* of the VM that asked */
-	struct cop_agent_words names; /* of the clones, index 0 first; nr is count */
+enum cop_agent_role {
+	COP_AGENT_ROLE_ERROR = 0, /* text: why */
+	COP_AGENT_ROLE_PARENT = 1,
+	COP_AGENT_ROLE_CLONE = 2,
 };
 
-int cop_agent_hello_get(const void *data, size_t len_bytes, struct cop_agent_hello *ret);
-/* Also of START, whose version, max_runs and runs are 0. */
-int cop_agent_hello_ack_get(const void *data, size_t len_bytes, struct cop_agent_hello_ack *ret);
-int cop_agent_identity_get(const void *data, size_t len_bytes, struct cop_agent_identity *ret);
-/* Checks all steps; then cop_agent_steps_next() can't fail. */
-int cop_agent_identified_get(const void *data, size_t len_bytes, struct cop_agent_steps *ret);
-bool cop_agent_steps_next(struct cop_agent_steps *steps, struct cop_agent_step *ret);
-int cop_agent_quiesce_get(const void *data, size_t len_bytes, struct cop_agent_quiesce *ret);
-int cop_agent_result_get(const void *data, size_t len_bytes, struct cop_agent_result *ret);
-int cop_agent_command_get(const void *data, size_t len_bytes, struct cop_agent_command *ret);
-/* Of CREDIT and SIGNAL: 1 to COP_AGENT_CREDIT_MAX, 1 to 64. */
-int cop_agent_credit_get(const void *data, size_t len_bytes, uint32_t *ret);
-int cop_agent_signal_get(const void *data, size_t len_bytes, uint32_t *ret);
-int cop_agent_resize_get(const void *data, size_t len_bytes, uint16_t *ret_rows,
+struct cop_agent_response {
+	uint8_t role;
+	uint32_t index, count;
+	const char *text;	   /* of an error; else "" */
+	const char *name;	   /* of the VM */
+	const char *template;
+	const char *const *params; /* fork: the names of the clones as "clone.N=NAME" */
+};
+
+/* Encoders: write one whole frame and return its length, or -errno. buf has COP_AGENT_FRAME_MAX bytes,
+ * that of the four that put the mark before it COP_AGENT_OPENING_MAX. `session` is the low half. */
+ssize_t cop_agent_put_hello(uint8_t *buf, const struct cop_agent_hello *m);
+ssize_t cop_agent_put_hello_ack(uint8_t *buf, const struct cop_agent_hello_ack *m);
+ssize_t cop_agent_put_refused(uint8_t *buf, const struct cop_agent_refused *m);
+ssize_t cop_agent_put_ready(uint8_t *buf);
+
+/* PING, PONG, ABANDON, THAW, THAWED, STARTED. */
+ssize_t cop_agent_put_empty(uint8_t *buf, uint32_t session, uint8_t type, uint32_t id);
+/* len: 1 to what cop_agent_data_fit() said. The agent's side need not ask it, but for
+ * COP_AGENT_PAYLOAD_MAX - 1. */
+ssize_t cop_agent_put_data(uint8_t *buf, uint32_t session, uint32_t id, uint8_t stream,
+			   const void *data, size_t len);
+ssize_t cop_agent_put_eof(uint8_t *buf, uint32_t session, uint32_t id, uint8_t stream);
+ssize_t cop_agent_put_credit(uint8_t *buf, uint32_t session, uint32_t id, uint8_t stream,
+			     uint32_t bytes);
+ssize_t cop_agent_put_signal(uint8_t *buf, uint32_t session, uint32_t id, uint8_t number);
+ssize_t cop_agent_put_resize(uint8_t *buf, uint32_t session, uint32_t id, uint16_t rows,
+			     uint16_t columns);
+ssize_t cop_agent_put_quiesce(uint8_t *buf, uint32_t session, uint32_t id, uint32_t timeout_ms);
+ssize_t cop_agent_put_exec(uint8_t *buf, uint32_t session, uint32_t id,
+			   const struct cop_agent_exec *m);
+ssize_t cop_agent_put_exit(uint8_t *buf, uint32_t session, uint32_t id,
+			   const struct cop_agent_exit *m);
+ssize_t cop_agent_put_error(uint8_t *buf, uint32_t session, uint32_t id, uint32_t code,
+			    const char *text);
+ssize_t cop_agent_put_identify(uint8_t *buf, uint32_t session, uint32_t id,
+			       const struct cop_agent_identify *m);
+ssize_t cop_agent_put_identified(uint8_t *buf, uint32_t session, uint32_t id,
+				 const struct cop_agent_identified *m);
+ssize_t cop_agent_put_quiesced(uint8_t *buf, uint32_t session, uint32_t id,
+			       const struct cop_agent_quiesced *m);
+ssize_t cop_agent_put_request(uint8_t *buf, uint32_t session, uint32_t id,
+			      const struct cop_agent_request *m);
+ssize_t cop_agent_put_response(uint8_t *buf, uint32_t session, uint32_t id,
+			       const struct cop_agent_response *m);
+
+/* Decoders: 0, or -EBADMSG with *ret undefined. The whole payload must be the message, every value in its
+ * range. They don't look at frame->type. Where lists come, `store` takes their pointers and has
+ * COP_AGENT_MAX_STRINGS places; it lives as long as *ret. */
+int cop_agent_get_hello(const struct cop_agent_frame *f, struct cop_agent_hello *ret);
+int cop_agent_get_hello_ack(const struct cop_agent_frame *f, struct cop_agent_hello_ack *ret);
+int cop_agent_get_refused(const struct cop_agent_frame *f, struct cop_agent_refused *ret);
+int cop_agent_get_empty(const struct cop_agent_frame *f);
+int cop_agent_get_data(const struct cop_agent_frame *f, uint8_t *ret_stream,
+		       const uint8_t **ret_data, size_t *ret_len);
+int cop_agent_get_eof(const struct cop_agent_frame *f, uint8_t *ret_stream);
+/* bytes: 1 to COP_AGENT_WINDOW_MAX. */
+int cop_agent_get_credit(const struct cop_agent_frame *f, uint8_t *ret_stream, uint32_t *ret_bytes);
+int cop_agent_get_signal(const struct cop_agent_frame *f, uint8_t *ret_number);
+int cop_agent_get_resize(const struct cop_agent_frame *f, uint16_t *ret_rows,
 			 uint16_t *ret_columns);
-int cop_agent_exit_get(const void *data, size_t len_bytes, struct cop_agent_exit *ret);
-int cop_agent_request_get(const void *data, size_t len_bytes, struct cop_agent_request *ret);
-int cop_agent_reply_get(const void *data, size_t len_bytes, struct cop_agent_reply *ret);
-
-/* A wrong or too long field sets buf->overflow: look at it once at the end. */
-void cop_agent_put_u32(struct cop_agent_buf *buf, uint32_t value);
-/* A string; NULL is "". One with more than @max_bytes sets overflow. */
-void cop_agent_put_string(struct cop_agent_buf *buf, const char *text, size_t max_bytes);
-
-void cop_agent_hello_put(struct cop_agent_buf *buf, const struct cop_agent_hello *hello);
-void cop_agent_hello_ack_put(struct cop_agent_buf *buf, const struct cop_agent_hello_ack *ack);
-/* Strings in rows are given as NULL-terminated arrays; members of type cop_agent_words are not
- * looked at. @params: key, value, key, value, NULL. NULL is an empty row. */
-void cop_agent_identity_put(struct cop_agent_buf *buf, const struct cop_agent_identity *identity,
-			    const char *const *params);
-/* The number of steps first, then each. */
-void cop_agent_step_put(struct cop_agent_buf *buf, const struct cop_agent_step *step);
-void cop_agent_quiesce_put(struct cop_agent_buf *buf, const struct cop_agent_quiesce *quiesce);
-void cop_agent_result_put(struct cop_agent_buf *buf, const struct cop_agent_result *result);
-void cop_agent_command_put(struct cop_agent_buf *buf, const struct cop_agent_command *command,
-			   const char *const *argv, const char *const *env);
-void cop_agent_resize_put(struct cop_agent_buf *buf, uint16_t rows, uint16_t columns);
-void cop_agent_exit_put(struct cop_agent_buf *buf, const struct cop_agent_exit *ended);
-void cop_agent_request_put(struct cop_agent_buf *buf, const struct cop_agent_request *request,
-			   const char *const *params);
-void cop_agent_reply_put(struct cop_agent_buf *buf, const struct cop_agent_reply *reply,
-			 const char *const *names);
+int cop_agent_get_quiesce(const struct cop_agent_frame *f, uint32_t *ret_timeout_ms);
+int cop_agent_get_exec(const struct cop_agent_frame *f, const char **store,
+		       struct cop_agent_exec *ret);
+int cop_agent_get_exit(const struct cop_agent_frame *f, struct cop_agent_exit *ret);
+int cop_agent_get_error(const struct cop_agent_frame *f, struct cop_agent_error *ret);
+int cop_agent_get_identify(const struct cop_agent_frame *f, const char **store,
+			   struct cop_agent_identify *ret);
+int cop_agent_get_identified(const struct cop_agent_frame *f, struct cop_agent_identified *ret);
+int cop_agent_get_quiesced(const struct cop_agent_frame *f, struct cop_agent_quiesced *ret);
+int cop_agent_get_request(const struct cop_agent_frame *f, const char **store,
+			  struct cop_agent_request *ret);
+int cop_agent_get_response(const struct cop_agent_frame *f, const char **store,
+			   struct cop_agent_response *ret);
 
 #endif
