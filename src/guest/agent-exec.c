@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #define LINGER_US 200000
+#define UNHELD_US 100000
 #define READ_BYTES 32768
 #define CREDIT_STEP (COP_AGENT_WINDOW / 8) /* given back in no smaller pieces, but at rest */
 
@@ -32,6 +33,7 @@ struct exec {
 	bool tty, abandoned, timed_out, reaped, started, failed, in_eof;
 	int status;
 	int64_t deadline_us, linger_us; /* 0: none */
+	int64_t unheld_us; /* a terminal that nobody holds open now: when to read it again */
 	struct agent_watch start, in, out[2];
 	uint32_t credit[2];   /* bytes that may be sent of each output */
 	uint32_t in_credit;   /* bytes that the host may send */
@@ -96,6 +98,8 @@ static void watch_output(struct exec *e)
 {
 	uint32_t in = e->tty && e->in_len > e->in_at ? EPOLLOUT : 0;
 
+	if (e->unheld_us)
+		return;
 	for (int i = 0; i < 2; i++)
 		agent_watch_set(&e->out[i],
 				(e->credit[i] && agent_port_room() ? EPOLLIN : 0) | (i ? 0 : in));
@@ -129,12 +133,19 @@ static void check_end(struct exec *e)
 {
 	if (!e->reaped || e->start.fd >= 0)
 		return;
-	if (e->failed)
-		discard(e);
-	else if (!output_open(e))
-		finish(e);
-	else if (!e->linger_us)
+	if (e->failed || !output_open(e)) {
+		if (e->failed)
+			discard(e);
+		else
+			finish(e);
+		return;
+	}
+	if (!e->linger_us)
 		e->linger_us = agent_now_us() + LINGER_US;
+	if (e->unheld_us) {
+		e->unheld_us = 0;
+		watch_output(e);
+	}
 }
 
 /* ------------------------------------------------------------------- input */
@@ -265,7 +276,14 @@ static void read_output(struct exec *e, int i)
 	n = read(e->out[i].fd, buf, most);
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
-	if (n <= 0) { /* a terminal nobody has open any more is EIO */
+	if (n <= 0 && e->tty && !e->reaped) {
+		/* Nobody holds the terminal open. Closing our end would send SIGHUP to a command that
+		 * is just ending, and it may open it again. */
+		agent_watch_set(&e->out[i], 0);
+		e->unheld_us = agent_now_us() + UNHELD_US;
+		return;
+	}
+	if (n <= 0) {
 		end_output(e, i);
 		return;
 	}
@@ -617,6 +635,12 @@ int64_t agent_exec_tick(int64_t now_us)
 		}
 		if (e->deadline_us && !e->reaped)
 			next_us = agent_sooner(next_us, e->deadline_us);
+		if (e->unheld_us && now_us >= e->unheld_us) {
+			e->unheld_us = 0;
+			watch_output(e);
+		}
+		if (e->unheld_us)
+			next_us = agent_sooner(next_us, e->unheld_us);
 		if (e->linger_us && now_us >= e->linger_us) {
 			if (more_to_read(e)) {
 				e->linger_us = now_us + LINGER_US;
