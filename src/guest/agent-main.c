@@ -162,13 +162,13 @@ static void open_signals(void)
 static void loop(void)
 {
 	while (!agent.stopping) {
-		int64_t now_us = agent_now_us(), next_us = agent.port_retry_us;
-		int wait_ms = -1;
+		int64_t now_us = agent_now_us(), next_us;
+		int wait_ms;
 
-		next_us = agent_sooner(next_us, agent_exec_tick(now_us));
-		next_us = agent_sooner(next_us, agent_quiesce_tick(now_us));
-		if (next_us >= 0)
-			wait_ms = next_us <= now_us ? 0 : (int)((next_us - now_us + 999) / 1000);
+		next_us = agent_sooner(agent_exec_tick(now_us), agent_quiesce_tick(now_us));
+		agent_port_tick(now_us); /* and send what the others had to say */
+		next_us = agent_sooner(next_us, agent.port_retry_us);
+		wait_ms = next_us <= now_us ? 0 : (int)((next_us - now_us + 999) / 1000);
 		nr_round = epoll_wait(agent.epoll_fd, round_events, MAX_EVENTS, wait_ms);
 		for (int i = 0; i < nr_round; i++) {
 			struct agent_watch *w = round_events[i].data.ptr;
@@ -179,7 +179,6 @@ static void loop(void)
 		nr_round = 0;
 		while (nr_dead)
 			free(dead[--nr_dead]);
-		agent_port_tick(agent_now_us());
 	}
 }
 
@@ -203,8 +202,8 @@ static int serve(void)
 	}
 	if (!agent.tame)
 		set_oom_score("-900");
-	/* What is there from the start; the agent must run when the machine has no memory left. */
-	(void)mlockall(MCL_CURRENT); /* without it, it may only be slow */
+	/* What was used once stays: the agent must thaw also when memory is short. */
+	(void)mlockall(MCL_CURRENT | MCL_ONFAULT); /* without it, it may only be slow */
 	open_signals();
 	agent_local_open();
 	agent_port_open();
