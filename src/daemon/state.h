@@ -20,6 +20,7 @@
 
 struct cop_qmp;
 struct cop_console;
+struct cop_agent;
 
 enum cop_vm_state {
 	COP_VM_STARTING,
@@ -63,6 +64,12 @@ struct cop_vm {
 	gboolean started_once;
 	struct cop_start_times start;
 	JsonObject *intent; /* what a freeze in progress had planned; NULL otherwise */
+	JsonObject *labels; /* text by name; NULL for none */
+	JsonObject *identity; /* what a clone is told that it is: identity.h; NULL for others */
+	struct cop_agent *agent; /* NULL when the machine has no port for one, or never ran */
+	gboolean agent_expected; /* one was there, in this VM or in its template */
+	unsigned forks_left; /* clones that the guest may still ask for */
+	gboolean ephemeral;  /* goes with the request that made it */
 };
 
 struct cop_template {
@@ -78,6 +85,7 @@ struct cop_template {
 	char *ram_id;		     /* copy in ram_dir; NULL when not loaded */
 	GMutex load_lock;	     /* one loader or verifier at a time; taken before `lock` */
 	struct cop_freeze_times times;
+	gboolean agent;	    /* one was connected at the freeze */
 	uint64_t ram_bytes; /* of the RAM image, holes left out */
 	JsonObject *sums;   /* checksums and file ids: see template.c */
 };
