@@ -7,7 +7,7 @@ IMAGES := $(CACHE)/images
 
 PACKAGES := $(shell grep -v '^\#' packages.txt) $(shell cat image/host-packages.txt)
 
-.PHONY: help deps build build-asan build-tsan images check demo bench clean distclean install
+.PHONY: help deps build build-asan build-tsan images deb check demo bench clean distclean install
 
 help:
 	@echo 'make demo      16 desktops of 1 GB in a cgroup of 5 GB, with a picture (KEEP=1: leave them running; MORE=1: also idle, and after disk reads)'
@@ -15,6 +15,7 @@ help:
 	@echo 'make bench     all benchmarks, figures into build/bench/results.json, and a table'
 	@echo 'make build     build into build/'
 	@echo 'make images    build the guest images into $(IMAGES)'
+	@echo 'make deb       the guest agent as a Debian package, into build/'
 	@echo 'make install   install below PREFIX (default /usr/local)'
 	@echo 'make clean     remove what was built; images stay'
 	@echo 'make distclean remove images and caches too'
@@ -51,6 +52,9 @@ build-tsan: deps build-tsan/build.ninja
 
 images: build
 	for name in minimal desktop; do image/build $$name --out $(IMAGES)/$$name --cache $(CACHE)/packages; done
+
+deb: deps
+	image/agent/build-deb build
 
 check: build build-asan build-tsan images
 	tests/run-all

@@ -3,14 +3,14 @@ import os
 import shlex
 import shutil
 
-from . import disk
+from . import agent, disk
 from .apt import Archive, deb_time, host_options
 from .cpio import Initramfs
 from .kernel import Kernel, read_list
 from .step import run, say
 
 TOOLS = {"apt-get": "apt", "dpkg-deb": "dpkg", "mmdebstrap": "mmdebstrap", "unshare": "util-linux", "depmod": "kmod",
-         "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring", **disk.TOOLS}
+         "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring", **agent.TOOLS, **disk.TOOLS}
 DISK_BYTES = 8 << 30
 INSTALL_EPOCH = 1672531200  # what maintainer scripts see as the time; the image's own follows from its packages
 PATH_EXCLUDE = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/lintian/*")
@@ -49,6 +49,16 @@ def add_programs(own, root):
     for name, libs in (("coppice-show", ()), ("coppice-show-window", ("-I/usr/include/freetype2", "-lXft", "-lX11"))):
         in_root(root, "gcc", *flags, "-o", f"/usr/local/bin/{name}", f"/tmp/coppice/{name}.c", *libs)
     shutil.rmtree(build)
+
+
+def add_agent(here, work, root):
+    """As its package would, but for the package's records."""
+    target = root / agent.PATH
+    target.write_bytes(agent.compile_agent(here, work))
+    target.chmod(0o755)
+    shutil.copyfile(here / "agent/coppice-agent.service", root / "lib/systemd/system/coppice-agent.service")
+    (root / "etc/coppice/clone.d").mkdir(parents=True)
+    in_root(root, "systemctl", "enable", "coppice-agent.service")
 
 
 def add_settings(own, root):
@@ -142,6 +152,7 @@ def build(here, work, result, cache, sources, manifest):
     say("adding programs and settings")
     add_programs(own, root)
     add_settings(own, root)
+    add_agent(here, work, root)
     add_kernel(own, root, kernel, (work / "busybox/bin/busybox").read_bytes(), epoch)
     clean(root)
     limit_times(root, epoch)

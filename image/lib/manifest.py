@@ -1,21 +1,24 @@
 """image.json: what an image is made of and how to start it; and the hash that tells whether it is current."""
 import hashlib
 import json
+import os
+
+from . import agent
 
 FORMAT = 1
-SHARED = ("build", "lib")
+SHARED = ("build", "lib", "agent")
 
 
 def inputs_hash(here, name, options):
-    """Hash over the builder's shared files, the image's own files (names, modes, bytes) and the options."""
+    """Hash over the builder's shared files, the image's own files, the agent's (names, modes, bytes) and the options."""
     digest = hashlib.sha256(json.dumps([FORMAT, name, options]).encode())
-    files = []
+    files = agent.sources(here)
     for top in (*SHARED, name):
         path = here / top
         files += [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
     for path in sorted(files):
         data = path.read_bytes()
-        digest.update(f"{path.relative_to(here)} {path.stat().st_mode & 0o111:o} {len(data)}\n".encode() + data)
+        digest.update(f"{os.path.relpath(path, here)} {path.stat().st_mode & 0o111:o} {len(data)}\n".encode() + data)
     return digest.hexdigest()
 
 

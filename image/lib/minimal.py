@@ -1,12 +1,13 @@
 """The image "minimal": Debian's cloud kernel and a busybox initramfs of our own; no disk."""
 import shutil
 
+from . import agent
 from .apt import Archive, deb_time
 from .cpio import Initramfs
 from .kernel import Kernel, read_list
 from .step import run, say
 
-TOOLS = {"apt-get": "apt", "dpkg-deb": "dpkg", "depmod": "kmod", "musl-gcc": "musl-tools", "gcc": "gcc", "strip": "binutils",
+TOOLS = {"apt-get": "apt", "dpkg-deb": "dpkg", "depmod": "kmod", "strip": "binutils", **agent.TOOLS,
          "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring"}
 PROGRAMS = ("memtool", "show")
 
@@ -49,6 +50,8 @@ def build(here, work, result, cache, sources, manifest):
     fs.tree(own / "root")
     for name in PROGRAMS:
         fs.file(f"bin/{name}", compile_static(own / f"{name}.c", work / name), 0o755)
+    fs.file(agent.PATH, agent.compile_agent(here, work), 0o755)
+    fs.dir("etc/coppice/clone.d")
     loaded = []
     for when in ("first", "late"):
         order = [path for path in kernel.closure(read_list(own / f"modules-{when}")) if path not in loaded]

@@ -35,6 +35,7 @@ struct cop_command {
 	unsigned min_args, max_args;
 	const GOptionEntry *options;
 	size_t options_bytes;
+	int failed_status; /* of all errors, usage too; 0: COP_EXIT_FAILED and COP_EXIT_USAGE */
 	/*
 	 * Do it. @options points to the filled structure; @args is NULL-terminated and has
 	 * min_args to max_args elements. Returns the exit status, and may set *@error, which is

@@ -2,6 +2,7 @@
 /* cmd-clone.c: coppice clone TEMPLATE. */
 #include "cli/answer.h"
 #include "cli/client.h"
+#include "cli/clone-options.h"
 #include "cli/commands.h"
 #include "cli/copies.h"
 #include "cli/options.h"
@@ -12,6 +13,7 @@
 struct clone_options {
 	char *count, **names;
 	gboolean ssh, paused;
+	struct cop_clone_options told;
 };
 
 static const GOptionEntry entries[] = {
@@ -23,6 +25,7 @@ static const GOptionEntry entries[] = {
 	 "Lead a free port of 127.0.0.1 to each clone's port 22", NULL},
 	{"paused", 0, 0, G_OPTION_ARG_NONE, COP_OPTION(clone_options, paused),
 	 "Leave the clones paused at the template's instant", NULL},
+	COP_CLONE_ENTRIES(clone_options),
 	{NULL},
 };
 
@@ -36,7 +39,8 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 	unsigned nr;
 
 	if (!cop_options_name("template", args[0], error) ||
-	    !cop_copies_set(request, "clone", o->count, o->names, &nr, error))
+	    !cop_copies_set(request, "clone", o->count, o->names, &nr, error) ||
+	    !cop_clone_options_set(request, &o->told, error))
 		return COP_EXIT_USAGE;
 	if (o->ssh)
 		json_object_set_boolean_member(request, "ssh", TRUE);
@@ -52,12 +56,14 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 	cop_progress_end(progress);
 	if (!answer)
 		return COP_EXIT_FAILED;
-	if (cli->json)
+	if (cli->json) {
 		cop_output_json(answer);
-	else
+	} else {
 		cop_vm_line_clones(cop_answer_array(answer, "vms"),
 				   cop_answer_double(answer, "all_ms"),
 				   o->paused ? "paused" : "running");
+		cop_vm_line_agents(answer);
+	}
 	return COP_EXIT_OK;
 }
 

@@ -2,6 +2,7 @@
 /* cmd-fork.c: coppice fork VM. */
 #include "cli/answer.h"
 #include "cli/client.h"
+#include "cli/clone-options.h"
 #include "cli/commands.h"
 #include "cli/copies.h"
 #include "cli/options.h"
@@ -13,6 +14,7 @@
 struct fork_options {
 	char *count, *template, **names;
 	gboolean ssh;
+	struct cop_clone_options told;
 };
 
 static const GOptionEntry entries[] = {
@@ -24,6 +26,7 @@ static const GOptionEntry entries[] = {
 	 "Keep the template under this name; else it goes when its last VM goes", "NAME"},
 	{"ssh", 0, 0, G_OPTION_ARG_NONE, COP_OPTION(fork_options, ssh),
 	 "Lead a free port of 127.0.0.1 to each clone's port 22", NULL},
+	COP_CLONE_ENTRIES(fork_options),
 	{NULL},
 };
 
@@ -36,6 +39,7 @@ static void print(const char *vm, JsonObject *answer)
 			cop_answer_string(cop_answer_object(answer, "template"), "name"), window);
 	cop_vm_line_clones(cop_answer_array(answer, "vms"), cop_answer_double(answer, "all_ms"),
 			   "running");
+	cop_vm_line_agents(answer);
 }
 
 static int run(struct cop_cli *cli, const void *options, char **args, GError **error)
@@ -49,7 +53,8 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 
 	if (!cop_options_name("VM", args[0], error) ||
 	    !cop_options_name("template", o->template, error) ||
-	    !cop_copies_set(request, "fork", o->count, o->names, &nr, error))
+	    !cop_copies_set(request, "fork", o->count, o->names, &nr, error) ||
+	    !cop_clone_options_set(request, &o->told, error))
 		return COP_EXIT_USAGE;
 	if (o->template)
 		json_object_set_string_member(request, "template", o->template);

@@ -3,20 +3,34 @@
 #include "cli/answer.h"
 #include "cli/client.h"
 #include "cli/commands.h"
+#include "cli/labels.h"
 #include "cli/output.h"
 #include "cli/text.h"
 
 static const char *const headings[] = {"NAME",	   "STATE",   "TEMPLATE", ">MEMORY",
 				       ">PRIVATE", ">SHARED", ">CPUS",	  "ACCEL",
-				       ">SSH",	   ">AGE",    "REASON",	  NULL};
+				       ">SSH",	   ">AGE",    "AGENT",	  "LABELS",
+				       "REASON",   NULL};
 enum {
-	REASON_COLUMN = 10,
+	LABELS_COLUMN = 11,
+	REASON_COLUMN = 12,
 };
 
 static void add_number(struct cop_table *table, guint64 number)
 {
 	cop_table_add_take(table,
 			   number ? g_strdup_printf("%" G_GUINT64_FORMAT, number) : g_strdup(""));
+}
+
+/* The VM's, else its agent's. */
+static char *reason(JsonObject *vm)
+{
+	const char *agent = cop_answer_string(cop_answer_object(vm, "agent"), "reason");
+	const char *own = cop_answer_string(vm, "reason");
+
+	if (*own || !*agent)
+		return g_strdup(own);
+	return g_strdup_printf("agent: %s", agent);
 }
 
 static void add_row(struct cop_table *table, JsonObject *vm)
@@ -36,7 +50,9 @@ static void add_row(struct cop_table *table, JsonObject *vm)
 	cop_table_add(table, cop_answer_string(vm, "accel"));
 	add_number(table, cop_answer_uint(vm, "ssh_port"));
 	cop_table_add_take(table, cop_output_age(cop_answer_string(vm, "created")));
-	cop_table_add(table, cop_answer_string(vm, "reason"));
+	cop_table_add(table, cop_answer_string(cop_answer_object(vm, "agent"), "state"));
+	cop_table_add_take(table, cop_labels_text(cop_answer_object(vm, "labels")));
+	cop_table_add_take(table, reason(vm));
 }
 
 static int run(struct cop_cli *cli, const void *options, char **args, GError **error)
@@ -44,7 +60,7 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 	struct cop_client *client = cop_cli_client(cli, error);
 	g_autoptr(JsonObject) answer = NULL;
 	struct cop_table *table;
-	gboolean reasons = FALSE;
+	gboolean reasons = FALSE, labels = FALSE;
 	JsonArray *vms;
 
 	if (client)
@@ -60,9 +76,14 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 	for (guint i = 0; i < cop_answer_length(vms); i++) {
 		JsonObject *vm = cop_answer_element(vms, i);
 
+		g_autofree char *why = reason(vm), *tags = cop_labels_text(cop_answer_object(vm, "labels"));
+
 		add_row(table, vm);
-		reasons = reasons || *cop_answer_string(vm, "reason");
+		reasons = reasons || *why;
+		labels = labels || *tags;
 	}
+	if (!labels)
+		cop_table_hide(table, LABELS_COLUMN);
 	if (!reasons)
 		cop_table_hide(table, REASON_COLUMN);
 	cop_table_print(table);
@@ -75,6 +96,9 @@ const struct cop_command cop_cmd_ps = {
 	.arguments = "",
 	.summary = "List VMs and what each one costs",
 	.details = "MEMORY is the guest RAM that a VM was given, PRIVATE what only it holds, "
-		   "SHARED what it maps of its template's single copy.",
+		   "SHARED what it maps of its template's single copy. AGENT is 'ready' when the "
+		   "agent in the guest answers, and a clone has become a machine of its own; a "
+		   "clone with 'none' repeats its template's random numbers, names, addresses "
+		   "and clock.",
 	.run = run,
 };

@@ -5,6 +5,7 @@
 #include "cli/commands.h"
 #include "cli/failure.h"
 #include "cli/image.h"
+#include "cli/labels.h"
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/progress.h"
@@ -15,8 +16,8 @@
 
 struct run_options {
 	char *name, *memory, *cpus, *kernel, *initrd, *append, *accel, *engine, *display, *network,
-		*image_dir;
-	char **disks, **qemu_args;
+		*image_dir, *allow_fork;
+	char **disks, **qemu_args, **labels;
 	gboolean ssh;
 };
 
@@ -46,6 +47,10 @@ static const GOptionEntry entries[] = {
 	 "Lead a free port of 127.0.0.1 to the guest's port 22", NULL},
 	{"qemu-arg", 0, 0, G_OPTION_ARG_STRING_ARRAY, COP_OPTION(run_options, qemu_args),
 	 "One more argument for QEMU (may be repeated)", "ARG"},
+	{"label", 'l', 0, G_OPTION_ARG_STRING_ARRAY, COP_OPTION(run_options, labels),
+	 "Label of the VM (may be repeated)", "KEY=VALUE"},
+	{"allow-fork", 0, 0, G_OPTION_ARG_STRING, COP_OPTION(run_options, allow_fork),
+	 "The guest may ask for so many clones and freezes of itself", "N"},
 	{"image-dir", 0, 0, G_OPTION_ARG_FILENAME, COP_OPTION(run_options, image_dir),
 	 "Directory of built images", "DIR"},
 	{NULL},
@@ -137,11 +142,13 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 	const struct run_options *o = options;
 	g_autoptr(JsonObject) request = json_object_new(), vm = NULL;
 	g_autofree char *image_dir = cop_image_dir(cli, o->image_dir);
-	uint64_t memory_bytes = 0, cpus = 0;
+	uint64_t memory_bytes = 0, cpus = 0, forks = 0;
 	struct cop_progress *progress;
 	struct cop_client *client;
 
-	if (!check(o, &memory_bytes, &cpus, error))
+	if (!check(o, &memory_bytes, &cpus, error) ||
+	    !cop_labels_set(request, "labels", "--label", o->labels, error) ||
+	    !cop_options_number("--allow-fork", o->allow_fork, 1, 1024, &forks, error))
 		return COP_EXIT_USAGE;
 	if (!args[0] && !o->kernel && !o->disks) {
 		cop_failure_usage(error, "run: nothing to boot: give an IMAGE, --disk or --kernel");
@@ -150,6 +157,8 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 	if (args[0] && !cop_image_to_request(args[0], image_dir, request, error))
 		return COP_EXIT_FAILED;
 	add_options(request, o, memory_bytes, cpus);
+	if (forks)
+		json_object_set_int_member(request, "allow_fork", (gint64)forks);
 	client = cop_cli_client(cli, error);
 	if (!client)
 		return COP_EXIT_FAILED;

@@ -175,8 +175,15 @@ int main(int argc, char **argv)
 		status = command ? run(command, argv + first + nr_words - 1, &leading, &cli, &error)
 				 : no_command(argv + first, leading.help, &error);
 	}
-	if (error)
-		status = report(error, command ? command->name : group(argv, first), cli.json);
+	if (error) {
+		int told = report(error, command ? command->name : group(argv, first), cli.json);
+
+		/* A command with statuses of its own has said which. */
+		if (!command || !command->failed_status)
+			status = told;
+		else if (status <= COP_EXIT_USAGE)
+			status = command->failed_status;
+	}
 	cop_client_free(cli.client);
 	g_free(cli.dir);
 	g_free(leading.dir);

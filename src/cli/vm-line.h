@@ -14,4 +14,7 @@ void cop_vm_line_ssh(JsonObject *vm);
  */
 void cop_vm_line_clones(JsonArray *vms, double all_ms, const char *state);
 
+/* What became of the agents of a CloneResult's or ForkResult's VMs: "ready in 0.4 s: random, ...". */
+void cop_vm_line_agents(JsonObject *answer);
+
 #endif

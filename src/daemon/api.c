@@ -5,6 +5,7 @@
  * requests run at once, others wait.
  */
 #include "api.h"
+#include "agent-exec.h"
 #include "bridge.h"
 #include "console.h"
 #include "gerror.h"
@@ -122,6 +123,11 @@ static JsonObject *get_vm(struct job *job, GError **error)
 static JsonObject *post_run(struct job *job, GError **error)
 {
 	return cop_op_run(job->api->state, job->body, error);
+}
+
+static JsonObject *patch_vm(struct job *job, GError **error)
+{
+	return cop_op_patch(job->api->state, job->name, job->body, error);
 }
 
 static JsonObject *delete_vm(struct job *job, GError **error)
@@ -243,6 +249,7 @@ static const struct route routes[] = {
 	{"GET", "/v1/vms", 200, list_vms, "memory"},
 	{"POST", "/v1/vms", 201, post_run, NULL},
 	{"GET", "/v1/vms/*", 200, get_vm, NULL},
+	{"PATCH", "/v1/vms/*", 200, patch_vm, NULL},
 	{"DELETE", "/v1/vms/*", 204, delete_vm, "force"},
 	{"POST", "/v1/vms/*/freeze", 201, post_freeze, NULL},
 	{"POST", "/v1/vms/*/fork", 201, post_fork, NULL},
@@ -408,14 +415,20 @@ static void on_started(SoupServer *server, SoupServerMessage *msg, gpointer user
 	g_signal_connect(msg, "got-chunk", G_CALLBACK(on_got_chunk), NULL);
 }
 
-/* WebSockets: /v1/vms/NAME/console and /v1/vms/NAME/vnc. */
+/* WebSockets: /v1/vms/NAME/console, vnc and exec, /v1/templates/NAME/run-in. */
 static void serve_websocket(struct cop_api *api, const char *path, SoupWebsocketConnection *ws)
 {
-	g_autofree char *console_of = NULL, *vnc_of = NULL;
+	g_autofree char *console_of = NULL, *vnc_of = NULL, *exec_in = NULL, *run_in = NULL;
 	struct cop_console *console = NULL;
 	struct cop_vm *vm = NULL;
 
-	if (match("/v1/vms/*/console", path, &console_of))
+	if (match("/v1/templates/*/run-in", path, &run_in)) {
+		cop_exec_serve_run_in(api->state, run_in, ws);
+		return;
+	}
+	if (match("/v1/vms/*/exec", path, &exec_in))
+		vm = cop_state_find_vm(api->state, exec_in, NULL);
+	else if (match("/v1/vms/*/console", path, &console_of))
 		vm = cop_state_find_vm(api->state, console_of, NULL);
 	else if (match("/v1/vms/*/vnc", path, &vnc_of))
 		vm = cop_state_find_vm(api->state, vnc_of, NULL);
@@ -424,7 +437,9 @@ static void serve_websocket(struct cop_api *api, const char *path, SoupWebsocket
 		console = vm->console ? cop_console_ref(vm->console) : NULL;
 		g_mutex_unlock(&api->state->lock);
 	}
-	if (console)
+	if (vm && exec_in)
+		cop_exec_serve(vm, ws);
+	else if (console)
 		cop_console_add(console, ws);
 	else if (vm && vnc_of)
 		cop_bridge_vnc_websocket(vm, ws);
@@ -444,6 +459,16 @@ static void on_upgraded(SoupServerMessage *msg, gpointer user)
 		stream, uri, SOUP_WEBSOCKET_CONNECTION_SERVER, NULL, NULL, NULL);
 
 	serve_websocket(user, g_uri_get_path(uri), ws);
+}
+
+static gboolean shake_hands(struct cop_api *api, SoupServerMessage *msg, GError **error)
+{
+	if (!soup_websocket_server_check_handshake(msg, NULL, NULL, NULL, NULL))
+		return cop_gerror_set(error, COP_ERR_BAD_REQUEST,
+				      "this path needs a WebSocket handshake");
+	if (soup_websocket_server_process_handshake(msg, NULL, NULL, NULL, NULL))
+		g_signal_connect(msg, "wrote-informational", G_CALLBACK(on_upgraded), api);
+	return TRUE;
 }
 
 /* A request for a WebSocket is refused like any other when its VM can't serve it. */
@@ -466,12 +491,17 @@ static gboolean upgrade(struct cop_api *api, SoupServerMessage *msg, const char 
 	if (need_vga && !vga)
 		return cop_gerror_set(error, COP_ERR_WRONG_STATE,
 				      "VM '%s' has no display\nrun it with --display vga", name);
-	if (!soup_websocket_server_check_handshake(msg, NULL, NULL, NULL, NULL))
-		return cop_gerror_set(error, COP_ERR_BAD_REQUEST,
-				      "this path needs a WebSocket handshake");
-	if (soup_websocket_server_process_handshake(msg, NULL, NULL, NULL, NULL))
-		g_signal_connect(msg, "wrote-informational", G_CALLBACK(on_upgraded), api);
-	return TRUE;
+	return shake_hands(api, msg, error);
+}
+
+/* The same for a template. */
+static gboolean upgrade_run_in(struct cop_api *api, SoupServerMessage *msg, const char *name,
+			       GError **error)
+{
+	struct cop_template *tpl = cop_state_find_template(api->state, name, error);
+
+	cop_template_unref(tpl);
+	return tpl && shake_hands(api, msg, error);
 }
 
 static void on_request(SoupServer *server, SoupServerMessage *msg, const char *path,
@@ -482,12 +512,18 @@ static void on_request(SoupServer *server, SoupServerMessage *msg, const char *p
 	gboolean path_known = FALSE;
 	GError *error = NULL;
 	struct job *job;
-	g_autofree char *console_of = NULL, *vnc_of = NULL;
+	g_autofree char *viewed = NULL, *vnc_of = NULL, *run_in = NULL;
 
 	api->state->active_us = g_get_monotonic_time();
-	if (strcmp(method, "GET") == 0 && (match("/v1/vms/*/console", path, &console_of) ||
-					   match("/v1/vms/*/vnc", path, &vnc_of))) {
-		if (!upgrade(api, msg, console_of ?: vnc_of, vnc_of != NULL, &error))
+	if (strcmp(method, "GET") == 0 &&
+	    (match("/v1/vms/*/console", path, &viewed) || match("/v1/vms/*/exec", path, &viewed) ||
+	     match("/v1/vms/*/vnc", path, &vnc_of))) {
+		if (!upgrade(api, msg, viewed ?: vnc_of, vnc_of != NULL, &error))
+			answer_error(msg, error);
+		return;
+	}
+	if (strcmp(method, "GET") == 0 && match("/v1/templates/*/run-in", path, &run_in)) {
+		if (!upgrade_run_in(api, msg, run_in, &error))
 			answer_error(msg, error);
 		return;
 	}

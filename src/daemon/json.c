@@ -88,6 +88,14 @@ static void wrong_type(GError **error, const char *key, const char *wanted)
 		cop_gerror_set(error, COP_ERR_BAD_REQUEST, "'%s' must be %s", key, wanted);
 }
 
+JsonObject *cop_json_copy(JsonObject *obj)
+{
+	g_autofree char *text = obj ? cop_json_print(obj, FALSE) : NULL;
+	JsonObject *copy = text ? cop_json_parse(text, -1, NULL) : NULL;
+
+	return copy ?: json_object_new();
+}
+
 const char *cop_json_str(JsonObject *obj, const char *key, const char *otherwise, GError **error)
 {
 	JsonNode *node = member(obj, key);

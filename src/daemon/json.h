@@ -11,6 +11,10 @@ JsonObject *cop_json_parse(const char *text, gssize len_bytes, GError **error);
 /* Object to text; caller frees. */
 char *cop_json_print(JsonObject *obj, gboolean pretty);
 
+/* A deep copy that shares nothing, as counting references is not safe between threads; NULL gives an
+ * empty object. Caller owns it. */
+JsonObject *cop_json_copy(JsonObject *obj);
+
 /* Members with a default for absence; a member of the wrong type sets *error (first one wins). */
 const char *cop_json_str(JsonObject *obj, const char *key, const char *otherwise, GError **error);
 gint64 cop_json_int(JsonObject *obj, const char *key, gint64 otherwise, GError **error);

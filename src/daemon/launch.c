@@ -7,6 +7,7 @@
  */
 #include "launch.h"
 #include "gerror.h"
+#include "proto/agent.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -129,6 +130,21 @@ static void add_network(struct cop_launch *launch, const struct cop_machine *mac
 	cop_launch_arg(launch, "virtio-net-pci,netdev=net0,id=nic0,mac=52:54:00:12:34:56,romfile=");
 }
 
+/* The agent's port, and a number that is another one in each QEMU: a Linux guest that finds it changed
+ * makes its random state anew. It is no part of a saved state. */
+static void add_agent(struct cop_launch *launch, const struct cop_launch_run *run)
+{
+	cop_launch_arg(launch, "-device");
+	cop_launch_arg(launch, "vmgenid,id=genid0,guid=auto");
+	cop_launch_arg(launch, "-chardev");
+	cop_launch_arg(launch, "socket,id=agent,fd=%d,server=on,wait=off", run->agent_fd);
+	cop_launch_arg(launch, "-device");
+	cop_launch_arg(launch, "virtio-serial-pci,id=serial0,max_ports=2");
+	cop_launch_arg(launch, "-device");
+	cop_launch_arg(launch, "virtserialport,id=" COP_LAUNCH_AGENT_ID
+			       ",bus=serial0.0,nr=1,chardev=agent,name=" COP_AGENT_PORT);
+}
+
 void cop_launch_machine(struct cop_launch *launch, const struct cop_machine *machine,
 			const struct cop_launch_run *run)
 {
@@ -187,6 +203,8 @@ void cop_launch_machine(struct cop_launch *launch, const struct cop_machine *mac
 		cop_launch_arg(launch, "virtio-balloon-pci,id=balloon0,free-page-reporting=on");
 	}
 	add_network(launch, machine, run);
+	if (machine->agent)
+		add_agent(launch, run);
 	/* A clone's kernel is in its memory already; a second copy would cost 10 MB each. */
 	if (machine->kernel && !run->incoming) {
 		cop_launch_arg(launch, "-kernel");

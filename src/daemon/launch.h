@@ -20,6 +20,7 @@ struct cop_launch {
 };
 
 #define COP_LAUNCH_FIRST_FD 3
+#define COP_LAUNCH_AGENT_ID "agent0" /* of the agent's port, in QEMU's events */
 
 struct cop_launch *cop_launch_new(const char *program);
 void cop_launch_free(struct cop_launch *launch);
@@ -31,6 +32,7 @@ int cop_launch_fd(struct cop_launch *launch, int fd);
 struct cop_launch_run {
 	const char *name;
 	int qmp_fd, console_fd; /* listening sockets */
+	int agent_fd;		/* the same; used when the machine has the agent's port */
 	unsigned ssh_port;	/* 0: none */
 	gboolean incoming;	/* a clone: wait for a state, stopped */
 };

@@ -116,6 +116,7 @@ JsonObject *cop_machine_to_json(const struct cop_machine *machine)
 	cop_json_set_str(obj, "initrd", machine->initrd);
 	cop_json_set_str(obj, "append", machine->append);
 	cop_json_set_strv(obj, "extra_args", machine->extra_args);
+	json_object_set_boolean_member(obj, "agent", machine->agent);
 	for (guint i = 0; i < machine->disks->len; i++) {
 		const struct cop_disk *disk = machine->disks->pdata[i];
 		JsonObject *d = json_object_new();
@@ -205,6 +206,7 @@ struct cop_machine *cop_machine_from_json(JsonObject *obj, GError **error)
 	machine->kernel = g_strdup(cop_json_str(obj, "kernel", NULL, &why));
 	machine->initrd = g_strdup(cop_json_str(obj, "initrd", NULL, &why));
 	machine->append = g_strdup(cop_json_str(obj, "append", NULL, &why));
+	machine->agent = cop_json_bool(obj, "agent", FALSE, &why);
 	extra = cop_json_strv(obj, "extra_args", &why);
 	if (extra) {
 		g_strfreev(machine->extra_args);

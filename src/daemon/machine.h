@@ -39,6 +39,7 @@ struct cop_machine {
 	char *initrd;  /* the same */
 	char *append;
 	char **extra_args; /* further QEMU arguments; not NULL */
+	gboolean agent;	   /* has the agent's port and a vmgenid device; not so before there were any */
 	GPtrArray *disks;  /* struct cop_disk *, owned */
 };
 

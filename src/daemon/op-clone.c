@@ -4,10 +4,13 @@
  * freeze) started side by side by a few workers. All or nothing: when one fails, those that started are
  * ended and removed; a template that a fork has made stays, as the VM stands on it.
  */
+#include "agent.h"
 #include "gerror.h"
 #include "disk.h"
+#include "identity.h"
 #include "json.h"
 #include "ops.h"
+#include "qmp.h"
 #include "template.h"
 #include "sockets.h"
 #include "vm.h"
@@ -20,6 +23,8 @@ struct cop_clone_wish {
 	char **names;	     /* or NULL */
 	const char *prefix;
 	gboolean ssh, paused;
+	gboolean ephemeral, no_network; /* of run-in */
+	struct cop_identity_wish told;
 };
 
 struct batch {
@@ -31,6 +36,19 @@ struct batch {
 	GMutex lock;
 	GError *error; /* the first one */
 };
+
+/* As if the network card's cable was pulled; the guest can do nothing about it. */
+static gboolean unplug(struct cop_vm *vm, GError **error)
+{
+	JsonObject *args;
+
+	if (strcmp(vm->machine->network, "none") == 0)
+		return TRUE;
+	args = json_object_new();
+	json_object_set_string_member(args, "name", "nic0");
+	json_object_set_boolean_member(args, "up", FALSE);
+	return cop_qmp_call(vm->qmp, "set_link", args, -1, COP_VM_QMP_MS, NULL, error);
+}
 
 static gboolean start_clone(struct batch *b, struct cop_vm *vm, GError **error)
 {
@@ -54,11 +72,13 @@ static gboolean start_clone(struct batch *b, struct cop_vm *vm, GError **error)
 	g_mutex_unlock(&state->lock);
 	cop_disk_unpin(state, machine);
 	ok = cop_vm_spawn(vm, TRUE, error) && cop_vm_load_state(vm, state_path, error) &&
+	     (!b->wish->no_network || unplug(vm, error)) &&
 	     (b->wish->paused ? cop_vm_halt(vm, error) : cop_vm_cont(vm, error));
 	if (!ok)
 		return FALSE;
 	vm->start.total_ms = (double)(g_get_monotonic_time() - b->begun_us) / 1000.0;
 	vm->started_once = TRUE;
+	cop_agent_go(vm->agent, b->begun_us);
 	return cop_vm_save(vm, error);
 }
 
@@ -94,6 +114,10 @@ static GPtrArray *reserve(struct cop_state *state, const struct cop_machine *mac
 
 		vm->machine = cop_machine_copy(machine); /* counts as memory given */
 		vm->busy = "clone";
+		vm->identity = cop_identity_new(&wish->told, machine, i, vms->len);
+		vm->labels = wish->told.labels ? cop_json_copy(wish->told.labels) : NULL;
+		vm->forks_left = wish->told.allow_fork;
+		vm->ephemeral = wish->ephemeral;
 	}
 	g_mutex_unlock(&state->lock);
 	return vms;
@@ -112,6 +136,7 @@ static gboolean name_template(struct batch *b, GPtrArray *vms, GError **error)
 
 		g_mutex_lock(&b->state->lock);
 		vm->template = g_strdup(b->tpl->name);
+		vm->agent_expected = b->tpl->agent;
 		g_mutex_unlock(&b->state->lock);
 		if (b->wish->ssh && !(vm->ssh_port = cop_socket_free_port(b->state, error)))
 			return FALSE;
@@ -166,12 +191,34 @@ static JsonArray *vms_to_json(GPtrArray *vms)
 	return arr;
 }
 
+/* Waits until the clones' agents have confirmed. One that does not stays as it is, and shows why. */
+static void wait_ready(const struct cop_clone_wish *wish, GPtrArray *vms, gint64 begun_us,
+		       JsonObject *result)
+{
+	gint64 deadline_us = begun_us + wish->told.ready_timeout_ms * 1000;
+
+	if (!wish->told.wait || wish->paused) {
+		json_object_set_null_member(result, "ready_ms");
+		return;
+	}
+	for (guint i = 0; i < vms->len; i++) {
+		struct cop_vm *vm = vms->pdata[i];
+
+		if (vm->agent_expected)
+			(void)cop_agent_wait_ready(vm->agent, deadline_us, NULL); /* in its JSON */
+	}
+	json_object_set_double_member(result, "ready_ms",
+				      (double)(g_get_monotonic_time() - begun_us) / 1000.0);
+}
+
 /* Fills a wish from a request; names are freed by the caller. */
 static gboolean read_wish(JsonObject *request, struct cop_clone_wish *wish, GError **error)
 {
 	GError *why = NULL;
 	gint64 count = cop_json_int(request, "count", 0, &why);
 
+	if (!why)
+		(void)cop_identity_read(request, &wish->told, &why); /* in why */
 	wish->names = cop_json_strv(request, "names", &why);
 	wish->ssh = cop_json_bool(request, "ssh", FALSE, &why);
 	wish->paused = cop_json_bool(request, "paused", FALSE, &why);
@@ -192,10 +239,12 @@ static gboolean read_wish(JsonObject *request, struct cop_clone_wish *wish, GErr
 JsonObject *cop_op_clone(struct cop_state *state, const char *name, JsonObject *request,
 			 GError **error)
 {
-	static const char *const known[] = {"count", "names", "ssh", "paused", NULL};
+	static const char *const known[] = {"count", "names", "ssh", "paused",
+					    COP_IDENTITY_MEMBERS, NULL};
 	struct cop_clone_wish wish = {.prefix = name};
 	struct cop_template *tpl = NULL;
 	JsonObject *result = NULL;
+	gint64 begun_us = g_get_monotonic_time();
 	g_autoptr(GPtrArray) vms = NULL;
 	double all_ms = 0;
 
@@ -205,12 +254,46 @@ JsonObject *cop_op_clone(struct cop_state *state, const char *name, JsonObject *
 		vms = reserve(state, tpl->machine, &wish, error);
 	if (vms && start_clones(state, tpl, &wish, vms, &all_ms, error)) {
 		result = json_object_new();
+		wait_ready(&wish, vms, begun_us, result);
 		json_object_set_array_member(result, "vms", vms_to_json(vms));
 		json_object_set_double_member(result, "all_ms", all_ms);
 	}
 	cop_template_unref(tpl);
 	g_strfreev(wish.names);
 	return result;
+}
+
+struct cop_vm *cop_op_clone_ephemeral(struct cop_state *state, struct cop_template *tpl,
+				      gboolean no_network, GError **error)
+{
+	struct cop_clone_wish wish = {.count = 1, .prefix = tpl->name, .ephemeral = TRUE,
+				      .no_network = no_network};
+	gint64 begun_us = g_get_monotonic_time();
+	g_autoptr(JsonObject) none = json_object_new();
+	g_autoptr(GPtrArray) vms = NULL;
+	struct cop_vm *vm;
+	double all_ms = 0;
+
+	if (!tpl->agent) {
+		cop_gerror_set(error, COP_ERR_WRONG_STATE,
+			       "there was no agent in '%s' when it was frozen, and without one no "
+			       "command can be run\nmake a template of a VM that 'coppice ps' shows "
+			       "with a ready agent",
+			       tpl->name);
+		return NULL;
+	}
+	if (!cop_identity_read(none, &wish.told, error))
+		return NULL;
+	vms = reserve(state, tpl->machine, &wish, error);
+	if (!vms || !start_clones(state, tpl, &wish, vms, &all_ms, error))
+		return NULL;
+	vm = vms->pdata[0];
+	if (!cop_agent_wait_ready(vm->agent, begun_us + wish.told.ready_timeout_ms * 1000, error)) {
+		g_prefix_error(error, "clone '%s' is not ready: ", vm->name);
+		(void)cop_op_remove(state, vm->name, TRUE, NULL); /* the error says enough */
+		return NULL;
+	}
+	return cop_vm_ref(vm);
 }
 
 /* VM-fork-N, whatever is free. */
@@ -231,13 +314,16 @@ static char *fork_name(struct cop_state *state, const char *vm)
 JsonObject *cop_op_fork(struct cop_state *state, const char *name, JsonObject *request,
 			GError **error)
 {
-	static const char *const known[] = {"count", "names", "ssh", "template", NULL};
+	static const char *const known[] = {"count", "names", "ssh", "template",
+					    COP_IDENTITY_MEMBERS, NULL};
 	struct cop_clone_wish wish = {.prefix = name};
 	g_autofree char *made_up = fork_name(state, name);
+	struct cop_freeze_guest guest = {.timeout_ms = COP_FREEZE_QUIESCE_MS};
 	const char *template = NULL;
 	struct cop_template *tpl = NULL;
 	struct cop_vm *vm = NULL;
 	g_autoptr(GPtrArray) vms = NULL;
+	gint64 begun_us = g_get_monotonic_time();
 	JsonObject *result = NULL;
 	double all_ms = 0;
 
@@ -249,12 +335,14 @@ JsonObject *cop_op_fork(struct cop_state *state, const char *name, JsonObject *r
 	if (vm)
 		vms = reserve(state, vm->machine, &wish, error);
 	if (vms)
-		tpl = cop_freeze_vm(vm, template ?: made_up, FALSE, !template, error);
+		tpl = cop_freeze_vm(vm, template ?: made_up, FALSE, !template, &guest, error);
+	g_free(guest.reason);
 	if (!tpl)
 		discard_all(vms);
 	cop_state_release_vm(vm);
 	if (tpl && start_clones(state, tpl, &wish, vms, &all_ms, error)) {
 		result = json_object_new();
+		wait_ready(&wish, vms, begun_us, result);
 		json_object_set_object_member(result, "template",
 					      cop_template_to_json(state, tpl));
 		json_object_set_array_member(result, "vms", vms_to_json(vms));

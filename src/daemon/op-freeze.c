@@ -3,7 +3,8 @@
  * One paused window holds all that must be of one instant; all else is before or after it:
  *
  *   before   checksum-free preparation: folder templates/.NAME.new, empty overlays, a RAM image for
- *            a clone (ram.c), the descriptors in QEMU, disk caches written out
+ *            a clone (ram.c), the descriptors in QEMU, disk caches written out; the guest's file
+ *            systems frozen by its agent, if it has one, until after the window
  *   window   stop · switch disks to overlays (drains and flushes) · save device state · make RAM
  *            private · cont
  *   after    RAM image and device state to disk with checksums, template.json, rename to NAME
@@ -20,6 +21,7 @@
  * next daemon asks the kernel which RAM image is mapped and QEMU which layers it has, notes them, lets the VM run again if it ran, and removes
  * templates/.NAME.new (cop_freeze_recover).
  */
+#include "agent.h"
 #include "gerror.h"
 #include "disk.h"
 #include "fault.h"
@@ -49,6 +51,8 @@ struct freeze {
 	struct cop_ram_freeze *ram;
 	int state_fd;
 	struct cop_freeze_times times;
+	struct cop_freeze_guest *guest;
+	gboolean agent;		       /* one is connected */
 	gint64 begun_us;
 };
 
@@ -325,6 +329,7 @@ static gboolean write_template(struct freeze *f, struct cop_template *tpl, GErro
 	if (parent && parent->sums)
 		parent_sums = json_object_ref(parent->sums);
 	g_mutex_unlock(&f->state->lock);
+	tpl->agent = f->agent;
 	tpl->from_vm = g_strdup(f->vm->name);
 	tpl->machine = frozen_machine(f);
 	tpl->ram_id = g_strdup(cop_ram_freeze_id(f->ram));
@@ -387,6 +392,25 @@ static void drop_intent(struct cop_vm *vm)
 	(void)cop_vm_save(vm, NULL); /* the next save will do; recovery copes with either */
 }
 
+/* Lets the guest sync and freeze its file systems; a guest that can't is frozen as it is. */
+static void quiesce(struct freeze *f)
+{
+	g_autoptr(GError) why = NULL;
+	gint64 begun_us = g_get_monotonic_time();
+
+	f->agent = cop_agent_ready(f->vm->agent);
+	if (f->guest->timeout_ms <= 0 || !f->was_running)
+		return;
+	f->guest->done = f->agent &&
+			cop_agent_quiesce(f->vm->agent, f->guest->timeout_ms, &why);
+	f->guest->ms = ms_between(begun_us, g_get_monotonic_time());
+	g_free(f->guest->reason);
+	f->guest->reason = f->guest->done ? g_strdup("")
+			  : why		? cop_gerror_message(why)
+					: g_strdup("there is no agent");
+	cop_fault_point("freeze-quiesced");
+}
+
 static gboolean freeze_steps(struct freeze *f, struct cop_template *tpl, GError **error)
 {
 	g_autofree char *state_path = g_build_filename(f->dir, "state", NULL);
@@ -402,8 +426,11 @@ static gboolean freeze_steps(struct freeze *f, struct cop_template *tpl, GError 
 	if (!f->ram || !cop_vm_send_state_fd(f->vm, f->state_fd, error) || !save_intent(f, error))
 		return FALSE;
 	cop_fault_point("freeze-intent");
+	quiesce(f);
 	flush_early(f);
 	ok = window(f, error);
+	/* Whatever has happened: the VM goes on, and its file systems with it. */
+	cop_agent_thaw(f->vm->agent);
 	cop_fault_point("freeze-window-over");
 	/* The kernel knows what the VM maps now, also when a step failed. */
 	cop_ram_note_mapping(f->vm);
@@ -455,11 +482,12 @@ static struct cop_template *reserve(struct cop_state *state, const char *name, g
 }
 
 struct cop_template *cop_freeze_vm(struct cop_vm *vm, const char *name, gboolean stop,
-				   gboolean ephemeral, GError **error)
+				   gboolean ephemeral, struct cop_freeze_guest *guest,
+				   GError **error)
 {
 	struct cop_state *state = vm->state;
 	struct freeze f = {.state = state, .vm = vm, .name = name, .stop = stop, .state_fd = -1,
-			   .begun_us = g_get_monotonic_time()};
+			   .guest = guest, .begun_us = g_get_monotonic_time()};
 	struct cop_template *tpl = reserve(state, name, ephemeral, error);
 	gboolean ok;
 
@@ -563,16 +591,23 @@ void cop_freeze_recover(struct cop_vm *vm)
 JsonObject *cop_op_freeze(struct cop_state *state, const char *name, JsonObject *request,
 			  GError **error)
 {
-	static const char *const known[] = {"template", "stop", NULL};
+	static const char *const known[] = {"template", "stop", "quiesce",
+					    "quiesce_timeout_ms", NULL};
 	GError *why = NULL;
 	const char *template = cop_json_str(request, "template", NULL, &why);
 	gboolean stop = cop_json_bool(request, "stop", FALSE, &why);
+	gboolean quiet = cop_json_bool(request, "quiesce", TRUE, &why);
+	gint64 quiet_ms = cop_json_int(request, "quiesce_timeout_ms", COP_FREEZE_QUIESCE_MS, &why);
+	struct cop_freeze_guest guest = {.timeout_ms = quiet ? (int)CLAMP(quiet_ms, 0, 600000) : 0};
 	struct cop_template *tpl;
 	struct cop_vm *vm;
-	JsonObject *result;
+	JsonObject *result, *quiesce;
 
 	if (!why && cop_json_only(request, known, &why) && !template)
 		cop_gerror_set(&why, COP_ERR_BAD_REQUEST, "the template's name is missing");
+	if (!why && (quiet_ms < 100 || quiet_ms > 600000))
+		cop_gerror_set(&why, COP_ERR_BAD_REQUEST,
+			       "quiesce_timeout_ms must be from 100 to 600000");
 	if (why) {
 		g_propagate_error(error, why);
 		return NULL;
@@ -580,8 +615,9 @@ JsonObject *cop_op_freeze(struct cop_state *state, const char *name, JsonObject 
 	vm = cop_state_claim_vm(state, name, "freeze", TRUE, error);
 	if (!vm)
 		return NULL;
-	tpl = cop_freeze_vm(vm, template, stop, FALSE, error);
+	tpl = cop_freeze_vm(vm, template, stop, FALSE, &guest, error);
 	if (!tpl) {
+		g_free(guest.reason);
 		cop_state_release_vm(vm);
 		return NULL;
 	}
@@ -595,6 +631,12 @@ JsonObject *cop_op_freeze(struct cop_state *state, const char *name, JsonObject 
 		json_object_set_object_member(result, "vm", cop_vm_to_json(vm, FALSE));
 		cop_vm_unref(vm);
 	}
+	quiesce = json_object_new();
+	json_object_set_boolean_member(quiesce, "done", guest.done);
+	json_object_set_double_member(quiesce, "ms", guest.ms);
+	json_object_set_string_member(quiesce, "reason", guest.reason ?: "");
+	g_free(guest.reason);
+	json_object_set_object_member(result, "quiesce", quiesce);
 	json_object_set_object_member(result, "template", cop_template_to_json(state, tpl));
 	json_object_set_object_member(result, "freeze", cop_template_times_to_json(&tpl->times));
 	cop_template_unref(tpl);

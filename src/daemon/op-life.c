@@ -1,5 +1,6 @@
 /* pause, resume, stop, remove, screenshot. */
 #include "gerror.h"
+#include "identity.h"
 #include "json.h"
 #include "ops.h"
 #include "qmp.h"
@@ -39,6 +40,30 @@ JsonObject *cop_op_resume(struct cop_state *state, const char *name, GError **er
 	struct cop_vm *vm = cop_state_claim_vm(state, name, "resume", TRUE, error);
 
 	return vm ? release_with_json(vm, cop_vm_cont(vm, error)) : NULL;
+}
+
+JsonObject *cop_op_patch(struct cop_state *state, const char *name, JsonObject *request,
+			 GError **error)
+{
+	static const char *const known[] = {"labels", "allow_fork", NULL};
+	struct cop_identity_wish told;
+	struct cop_vm *vm;
+
+	if (!cop_identity_read(request, &told, error) || !cop_json_only(request, known, error))
+		return NULL;
+	vm = cop_state_claim_vm(state, name, "change", FALSE, error);
+	if (!vm)
+		return NULL;
+	g_mutex_lock(&state->lock);
+	if (told.labels) {
+		if (vm->labels)
+			json_object_unref(vm->labels);
+		vm->labels = cop_json_copy(told.labels);
+	}
+	if (json_object_has_member(request, "allow_fork"))
+		vm->forks_left = told.allow_fork;
+	g_mutex_unlock(&state->lock);
+	return release_with_json(vm, cop_vm_save(vm, error));
 }
 
 static void set_reason(struct cop_vm *vm, const char *reason)

@@ -2,6 +2,7 @@
 #include "accel-choice.h"
 #include "gerror.h"
 #include "disk.h"
+#include "identity.h"
 #include "json.h"
 #include "ops.h"
 #include "pager.h"
@@ -106,6 +107,7 @@ static gboolean read_machine(struct cop_machine *machine, JsonObject *request, G
 
 	machine->memory_bytes = (uint64_t)memory & ~(uint64_t)(PAGE_BYTES - 1);
 	machine->cpus = (unsigned)cpus;
+	machine->agent = TRUE;
 	machine->display = g_strdup(cop_json_str(request, "display", "vga", &why));
 	machine->network = g_strdup(cop_json_str(request, "network", "user", &why));
 	machine->append = g_strdup(cop_json_str(request, "append", NULL, &why));
@@ -227,7 +229,8 @@ JsonObject *cop_op_run(struct cop_state *state, JsonObject *request, GError **er
 {
 	static const char *const known[] = {"name", "disks", "kernel", "initrd", "append",
 					    "memory_bytes", "cpus", "accel", "engine", "display",
-					    "network", "ssh", "extra_args", NULL};
+					    "network", "ssh", "extra_args", "labels",
+					    "allow_fork", NULL};
 	static const char *const accels[] = {"auto", "tcg", "kvm", NULL};
 	static const char *const engines[] = {"auto", "pager", "kernel", NULL};
 	struct cop_machine *machine = cop_machine_new(), *made = machine;
@@ -236,12 +239,14 @@ JsonObject *cop_op_run(struct cop_state *state, JsonObject *request, GError **er
 	const char *accel = cop_json_str(request, "accel", "auto", &why);
 	const char *engine = cop_json_str(request, "engine", "auto", &why);
 	gboolean ssh = cop_json_bool(request, "ssh", FALSE, &why);
+	struct cop_identity_wish told = {0};
 	char *names[] = {(char *)name, NULL};
 	g_autoptr(GPtrArray) vms = NULL;
 	JsonObject *result = NULL;
 	gboolean ok;
 
-	ok = !why && cop_json_only(request, known, &why) && one_of("accel", accel, accels, &why) &&
+	ok = !why && cop_json_only(request, known, &why) &&
+	     cop_identity_read(request, &told, &why) && one_of("accel", accel, accels, &why) &&
 	     one_of("engine", engine, engines, &why) &&
 	     read_machine(machine, request, &why) &&
 	     cop_accel_choose(state, accel, machine, &why) &&
@@ -254,6 +259,10 @@ JsonObject *cop_op_run(struct cop_state *state, JsonObject *request, GError **er
 	if (vms) {
 		struct cop_vm *vm = vms->pdata[0];
 
+		g_mutex_lock(&state->lock);
+		vm->labels = told.labels ? cop_json_copy(told.labels) : NULL;
+		vm->forks_left = told.allow_fork;
+		g_mutex_unlock(&state->lock);
 		if (ok) {
 			made = g_steal_pointer(&machine); /* the VM's from here on */
 			ok = run_reserved(vm, made, ssh, &why);
@@ -293,6 +302,8 @@ JsonObject *cop_op_start(struct cop_state *state, const char *name, GError **err
 		 * starting VM with a template is taken for a clone that was cut short. */
 		g_mutex_lock(&state->lock);
 		g_free(g_steal_pointer(&vm->template));
+		g_clear_pointer(&vm->identity, json_object_unref);
+		vm->agent_expected = FALSE;
 		g_mutex_unlock(&state->lock);
 		ok = boot(vm, error);
 	}

@@ -13,8 +13,18 @@ JsonObject *cop_op_freeze(struct cop_state *state, const char *vm, JsonObject *r
 			  GError **error);
 JsonObject *cop_op_clone(struct cop_state *state, const char *tpl, JsonObject *request,
 			 GError **error);
+/* For run-in: one clone whose agent is ready, marked to be collected when no daemon is left that
+ * discards it. A new reference. */
+struct cop_vm *cop_op_clone_ephemeral(struct cop_state *state, struct cop_template *tpl,
+				      gboolean no_network, GError **error);
+JsonObject *cop_op_patch(struct cop_state *state, const char *vm, JsonObject *request,
+			 GError **error);
 JsonObject *cop_op_fork(struct cop_state *state, const char *vm, JsonObject *request,
 			GError **error);
+/* What a guest asks for itself, within what its owner has allowed. */
+gboolean cop_op_ask_fork(struct cop_vm *vm, guint count, JsonObject *params, char **ret_template,
+			 char ***ret_clones, GError **error);
+gboolean cop_op_ask_freeze(struct cop_vm *vm, const char *template, GError **error);
 JsonObject *cop_op_pause(struct cop_state *state, const char *vm, GError **error);
 JsonObject *cop_op_resume(struct cop_state *state, const char *vm, GError **error);
 JsonObject *cop_op_stop(struct cop_state *state, const char *vm, JsonObject *request,
@@ -32,9 +42,21 @@ GBytes *cop_op_screenshot(struct cop_state *state, const char *vm, GError **erro
  * reservation) ends; the reference stays the caller's. */
 void cop_op_discard(struct cop_vm *vm);
 
+/* The guest's part in a freeze: its file systems are synced and frozen around the window, if its agent
+ * can do that in time; the freeze goes on without it. */
+#define COP_FREEZE_QUIESCE_MS 10000
+struct cop_freeze_guest {
+	int timeout_ms; /* 0: leave the guest alone */
+	/* Results; the caller frees reason. */
+	gboolean done;
+	double ms;
+	char *reason; /* why not */
+};
+
 /* Freezing a claimed VM, for freeze and fork; a new reference. */
 struct cop_template *cop_freeze_vm(struct cop_vm *vm, const char *name, gboolean stop,
-				   gboolean ephemeral, GError **error);
+				   gboolean ephemeral, struct cop_freeze_guest *guest,
+				   GError **error);
 /* Finishes or undoes what a freeze had begun when a daemon was killed. The VM is adopted. */
 void cop_freeze_recover(struct cop_vm *vm);
 #endif

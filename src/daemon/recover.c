@@ -5,6 +5,7 @@
  * - vms/ID without a readable vm.json: a VM that never started; removed, unless vm.json is there but
  *   damaged: then it stays, and no file is collected, as it may name some
  * - a clone in state "starting": its QEMU is ended, the clone is removed; a VM that boots is taken up
+ * - a clone of run-in, which goes with its request: ended and removed
  * - a VM with an intent: cop_freeze_recover()
  */
 #include "recover.h"
@@ -164,6 +165,11 @@ void cop_recover_adopt(struct cop_state *state)
 		gboolean was_starting = vm->run == COP_VM_STARTING;
 
 		cop_vm_adopt(vm);
+		if (vm->ephemeral) {
+			g_info("removing clone '%s': its run-in has ended with its daemon", vm->name);
+			cop_op_discard(vm);
+			continue;
+		}
 		if (was_starting && vm->template) {
 			g_info("removing clone '%s', whose start was cut short", vm->name);
 			cop_op_discard(vm);

@@ -1,5 +1,6 @@
 /* All that the daemon knows: see state.h. */
 #include "state.h"
+#include "agent.h"
 #include "console.h"
 #include "gerror.h"
 #include "json.h"
@@ -99,10 +100,15 @@ void cop_vm_unref(struct cop_vm *vm)
 	g_free(vm->doom);
 	cop_qmp_unref(vm->qmp);
 	cop_console_unref(vm->console);
+	cop_agent_unref(vm->agent);
 	if (vm->pidfd >= 0)
 		close(vm->pidfd);
 	if (vm->intent)
 		json_object_unref(vm->intent);
+	if (vm->labels)
+		json_object_unref(vm->labels);
+	if (vm->identity)
+		json_object_unref(vm->identity);
 	g_free(vm);
 }
 

@@ -21,6 +21,7 @@
 struct cop_qmp;
 struct cop_console;
 struct cop_pager;
+struct cop_agent;
 
 enum cop_vm_state {
 	COP_VM_STARTING,
@@ -67,6 +68,12 @@ struct cop_vm {
 	gboolean started_once;
 	struct cop_start_times start;
 	JsonObject *intent; /* what a freeze in progress had planned; NULL otherwise */
+	JsonObject *labels; /* text by name; NULL for none */
+	JsonObject *identity; /* what a clone is told that it is: identity.h; NULL for others */
+	struct cop_agent *agent; /* NULL when the machine has no port for one, or never ran */
+	gboolean agent_expected; /* one was there, in this VM or in its template */
+	unsigned forks_left; /* clones that the guest may still ask for */
+	gboolean ephemeral;  /* goes with the request that made it */
 };
 
 struct cop_template {
@@ -84,6 +91,7 @@ struct cop_template {
 	unsigned domain;	     /* trust domain of the pager's records, no other's */
 	GMutex load_lock;	     /* one loader or verifier at a time; taken before `lock` */
 	struct cop_freeze_times times;
+	gboolean agent;	    /* one was connected at the freeze */
 	uint64_t ram_bytes; /* of the RAM image, holes left out */
 	JsonObject *sums;   /* checksums and file ids: see template.c */
 };

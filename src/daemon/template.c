@@ -97,6 +97,7 @@ gboolean cop_template_save(const struct cop_template *tpl, const char *dir, GErr
 	cop_json_set_str(obj, "parent", tpl->parent);
 	json_object_set_string_member(obj, "from_vm", tpl->from_vm);
 	json_object_set_boolean_member(obj, "ephemeral", tpl->ephemeral);
+	json_object_set_boolean_member(obj, "agent", tpl->agent);
 	json_object_set_int_member(obj, "created_s", tpl->created_s);
 	json_object_set_int_member(obj, "domain", tpl->domain);
 	/* Not a promise: after a restart of the host the image is loaded from the file. */
@@ -138,6 +139,7 @@ static gboolean read_manifest(struct cop_state *state, struct cop_template *tpl,
 	tpl->parent = g_strdup(cop_json_str(obj, "parent", NULL, NULL));
 	tpl->from_vm = g_strdup(cop_json_str(obj, "from_vm", "", NULL));
 	tpl->ephemeral = cop_json_bool(obj, "ephemeral", FALSE, NULL);
+	tpl->agent = cop_json_bool(obj, "agent", FALSE, NULL);
 	tpl->created_s = cop_json_int(obj, "created_s", 0, NULL);
 	tpl->domain = (unsigned)cop_json_int(obj, "domain", 0, NULL) & 0xffff;
 	tpl->ram_bytes =
@@ -451,6 +453,7 @@ JsonObject *cop_template_to_json(struct cop_state *state, struct cop_template *t
 	json_object_set_string_member(obj, "created", created);
 	json_object_set_string_member(obj, "from_vm", tpl->from_vm);
 	json_object_set_boolean_member(obj, "ephemeral", tpl->ephemeral);
+	json_object_set_boolean_member(obj, "agent", tpl->agent);
 	json_object_set_string_member(obj, "accel", tpl->machine->accel);
 	json_object_set_string_member(obj, "engine", tpl->machine->engine);
 	json_object_set_int_member(obj, "memory_bytes", (gint64)tpl->machine->memory_bytes);

@@ -1,4 +1,5 @@
 /* A VM as JSON: its manifest DIR/vms/ID/vm.json, and what the API shows of it. See vm.h. */
+#include "agent.h"
 #include "disk.h"
 #include "gerror.h"
 #include "json.h"
@@ -58,6 +59,13 @@ static gboolean save(struct cop_vm *vm, gboolean durable, GError **error)
 	json_object_set_object_member(obj, "machine", cop_machine_to_json(vm->machine));
 	if (vm->intent)
 		json_object_set_object_member(obj, "intent", json_object_ref(vm->intent));
+	if (vm->labels)
+		json_object_set_object_member(obj, "labels", cop_json_copy(vm->labels));
+	if (vm->identity)
+		json_object_set_object_member(obj, "identity", cop_json_copy(vm->identity));
+	json_object_set_int_member(obj, "forks_left", vm->forks_left);
+	json_object_set_boolean_member(obj, "ephemeral", vm->ephemeral);
+	json_object_set_boolean_member(obj, "agent_expected", vm->agent_expected);
 	g_mutex_unlock(&vm->state->lock);
 	return cop_json_save(path, obj, durable, error);
 }
@@ -91,7 +99,7 @@ struct cop_vm *cop_vm_read(struct cop_state *state, unsigned id, GError **error)
 	g_autoptr(JsonObject) obj = cop_json_load(path, error);
 	struct cop_machine *machine;
 	const char *name, *word;
-	JsonObject *start, *intent;
+	JsonObject *start, *intent, *labels, *identity;
 	struct cop_vm *vm;
 
 	if (!obj)
@@ -140,6 +148,14 @@ struct cop_vm *cop_vm_read(struct cop_state *state, unsigned id, GError **error)
 	forget_other_boot(vm, cop_json_str(obj, "boot_id", "", NULL));
 	intent = cop_json_obj(obj, "intent");
 	vm->intent = intent ? json_object_ref(intent) : NULL;
+	labels = cop_json_obj(obj, "labels");
+	vm->labels = labels ? json_object_ref(labels) : NULL;
+	identity = cop_json_obj(obj, "identity");
+	vm->identity = identity ? json_object_ref(identity) : NULL;
+	vm->forks_left = (unsigned)CLAMP(cop_json_int(obj, "forks_left", 0, NULL), 0,
+					 COP_VM_MAX_FORKS);
+	vm->ephemeral = cop_json_bool(obj, "ephemeral", FALSE, NULL);
+	vm->agent_expected = cop_json_bool(obj, "agent_expected", FALSE, NULL);
 	g_hash_table_insert(state->vms, vm->name, vm);
 	return vm;
 }
@@ -213,6 +229,9 @@ JsonObject *cop_vm_to_json(struct cop_vm *vm, gboolean measure)
 		json_object_set_object_member(obj, "start", times_to_json(&vm->start));
 	else
 		json_object_set_null_member(obj, "start");
+	json_object_set_object_member(obj, "labels", cop_json_copy(vm->labels));
+	json_object_set_object_member(obj, "agent", cop_agent_to_json(vm->agent));
+	json_object_set_int_member(obj, "forks_left", vm->forks_left);
 	g_mutex_unlock(&vm->state->lock);
 
 	json_object_set_string_member(obj, "accel", machine ? machine->accel : "tcg");

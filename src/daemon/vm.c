@@ -8,6 +8,7 @@
  * On failure of cop_vm_spawn() the process is killed and reaped before it returns.
  */
 #include "vm.h"
+#include "agent.h"
 #include "bridge.h"
 #include "console.h"
 #include "gerror.h"
@@ -94,6 +95,10 @@ static void on_event(const char *event, JsonObject *data, void *user)
 	if (!event)
 		return; /* on_exit tells more */
 	g_mutex_lock(&vm->state->lock);
+	if (strcmp(event, "VSERPORT_CHANGE") == 0 &&
+	    strcmp(cop_json_str(data, "id", "", NULL), COP_LAUNCH_AGENT_ID) == 0 &&
+	    !cop_json_bool(data, "open", TRUE, NULL))
+		cop_agent_port_closed(vm->agent);
 	if (strcmp(event, "STOP") == 0 && vm->run == COP_VM_RUNNING) {
 		vm->run = COP_VM_PAUSED;
 	} else if (strcmp(event, "RESUME") == 0 && vm->run == COP_VM_PAUSED) {
@@ -152,6 +157,7 @@ static void forget_process(struct cop_vm *vm)
 	/* Ended, but not freed: an operation may be using them. The next start replaces them. */
 	cop_qmp_close(vm->qmp);
 	cop_console_close(vm->console);
+	cop_agent_close(vm->agent);
 	g_free(g_steal_pointer(&vm->ram_id));
 	vm->held = FALSE;
 	cop_pager_vm_gone(vm);
@@ -261,6 +267,12 @@ static gboolean prepare(struct cop_vm *vm, struct cop_launch *launch, const char
 	if (fd < 0)
 		return FALSE;
 	run.console_fd = cop_launch_fd(launch, fd);
+	if (vm->machine->agent) {
+		fd = listen_in(dir, "agent.sock", SOCK_STREAM, error);
+		if (fd < 0)
+			return FALSE;
+		run.agent_fd = cop_launch_fd(launch, fd);
+	}
 	fd = listen_in(dir, "shim.sock", SOCK_SEQPACKET, error);
 	if (fd < 0 || !cop_ram_launch(vm->state, launch, dir, uid, vm->ram_id, vm->ram_shared,
 				      vm->machine->memory_bytes,
@@ -274,8 +286,10 @@ static gboolean prepare(struct cop_vm *vm, struct cop_launch *launch, const char
 }
 
 /* Connects to monitor and console of a process that runs. */
-static gboolean connect_all(struct cop_vm *vm, const char *dir, int timeout_ms, GError **error)
+static gboolean connect_all(struct cop_vm *vm, const char *dir, gboolean incoming, int timeout_ms,
+			    GError **error)
 {
+	g_autofree char *agent_path = g_build_filename(dir, "agent.sock", NULL);
 	g_autofree char *qmp_path = g_build_filename(dir, "qmp.sock", NULL);
 	g_autofree char *con_path = g_build_filename(dir, "con.sock", NULL);
 	g_autoptr(cop_qmp) qmp = cop_qmp_connect(qmp_path, timeout_ms, on_event, vm, error);
@@ -307,6 +321,9 @@ static gboolean connect_all(struct cop_vm *vm, const char *dir, int timeout_ms, 
 	cop_console_unref(vm->console);
 	vm->qmp = g_steal_pointer(&qmp);
 	vm->console = console;
+	cop_agent_unref(vm->agent);
+	vm->agent = vm->machine->agent ? cop_agent_new(vm, agent_path, vm->agent_expected, incoming)
+				       : NULL;
 	vm->vnc_fd = vnc_fd;
 	if (vga)
 		vm->vnc_source = g_unix_fd_add_full(G_PRIORITY_DEFAULT, vnc_fd, G_IO_IN,
@@ -380,7 +397,7 @@ gboolean cop_vm_spawn(struct cop_vm *vm, gboolean incoming, GError **error)
 	cop_fault_point("spawn-running");
 	vm->start.spawn_ms = ms_since(t0);
 	t0 = g_get_monotonic_time();
-	if (!connect_all(vm, dir, COP_VM_QMP_MS, &why)) {
+	if (!connect_all(vm, dir, incoming, COP_VM_QMP_MS, &why)) {
 		g_autofree char *tail = NULL;
 
 		cop_vm_kill(vm);
@@ -544,7 +561,7 @@ void cop_vm_adopt(struct cop_vm *vm)
 	}
 	g_mutex_unlock(&vm->state->lock);
 	cop_ram_note_mapping(vm);
-	ok = connect_all(vm, dir, COP_VM_QMP_MS, &why) &&
+	ok = connect_all(vm, dir, FALSE, COP_VM_QMP_MS, &why) &&
 	     query_running(vm, &running, &status, &why);
 	if (!ok || strcmp(status, "inmigrate") == 0) {
 		/* A clone whose start was cut short, or a QEMU that is stuck. */

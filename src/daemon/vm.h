@@ -4,6 +4,7 @@
 
 #include "state.h"
 
+#define COP_VM_MAX_FORKS 1024 /* that a guest may be allowed */
 #define COP_VM_QMP_MS 60000 /* for anything that QEMU does at once on a machine that isn't stuck */
 
 /* Starts QEMU for a claimed VM whose machine, ram_id and ram_shared are set; incoming: stopped, to

@@ -58,7 +58,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             daemon.problems += violations(spec["content"]["application/json"]["schema"], answer)
         self.reply(status, b"" if answer is None else json.dumps(answer).encode(), "application/json")
 
-    do_GET = do_POST = do_DELETE = serve
+    do_GET = do_POST = do_DELETE = do_PATCH = serve
 
     def check_request(self, daemon, operation, url, body):
         if not operation:
@@ -109,6 +109,9 @@ class Socket:
 
     def send(self, data):
         self.frame(2, data)
+
+    def send_text(self, text):
+        self.frame(1, text.encode())
 
     def recv(self):
         head = self.rfile.read(2)
@@ -167,6 +170,12 @@ def error(code, message, hint=""):
     return {"error": {"code": code, "message": message, "hint": hint}}
 
 
+NO_AGENT = {"state": "none", "reason": "", "version": None, "ready_ms": None, "steps": []}
+READY = {"state": "ready", "reason": "", "version": "0.1.0", "ready_ms": 40.5,
+         "steps": [{"name": n, "ok": True, "ms": 1.5, "detail": ""} for n in ("random", "hostname")]}
+QUIESCE = {"done": True, "ms": 3.5, "reason": ""}
+
+
 def vm(name="desk", **changes):
     memory = {"given_bytes": 1 << 30, "private_bytes": 5 << 20, "shared_bytes": 300 << 20, "vmm_bytes": 30 << 20,
               "page_table_bytes": 1 << 20, "stored_raw_bytes": 8 << 20, "stored_bytes": 2 << 20, "zero_bytes": 3 << 20,
@@ -175,7 +184,8 @@ def vm(name="desk", **changes):
     return {"name": name, "id": 1, "state": "running", "reason": "", "busy": "", "template": None, "pid": 7,
             "accel": "tcg", "engine": "kernel", "memory_bytes": 1 << 30, "cpus": 1,
             "created": "2026-01-01T00:00:00Z", "display": "vga", "network": "user", "ssh_port": None,
-            "vnc_socket": "/x/vnc.sock", "disk_bytes": 4096, "memory": memory, "start": start, **changes}
+            "vnc_socket": "/x/vnc.sock", "disk_bytes": 4096, "memory": memory, "start": start, "labels": {},
+            "agent": NO_AGENT, "forks_left": 0, **changes}
 
 
 FREEZE = {"window_ms": 61.2, "disks_ms": 20, "state_ms": 30, "ram_ms": 1, "total_ms": 800}
@@ -185,4 +195,4 @@ def template(name="base", **changes):
     return {"name": name, "created": "2026-01-01T00:00:00Z", "parent": None, "from_vm": "desk", "ephemeral": False,
             "accel": "tcg", "engine": "kernel", "memory_bytes": 1 << 30, "cpus": 1, "ram_bytes": 480 << 20, "resident_bytes": 480 << 20,
             "state_bytes": 2 << 20, "disk_bytes": 1 << 20, "file_bytes": 482 << 20, "clones": ["desk"],
-            "templates": [], "freeze": FREEZE, **changes}
+            "templates": [], "agent": False, "freeze": FREEZE, **changes}

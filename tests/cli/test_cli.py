@@ -15,7 +15,7 @@ def man_sections():
     sections = {}
     for part in body.split(".SS ")[1:]:
         heading, _, text = part.partition("\n")
-        name = re.match(r"(?:template|image) \w+|\w+", heading.strip('"')).group()
+        name = re.match(r"(?:template|image) \w+|[\w-]+", heading.strip('"').replace("\\-", "-")).group()
         tags = re.findall(r"\.TP\n(.*)", text)
         sections[name] = set(re.findall(r"--([a-z-]+)", "\n".join(tags).replace("\\-", "-")))
     return sections
@@ -113,7 +113,7 @@ def test_bash_completion(coppice, folder):
     assert {"run", "template", "image", "ps"} <= complete(coppice, folder, "")
     assert complete(coppice, folder, "template", "") == {"rm", "inspect"}
     assert complete(coppice, folder, "--dir", "x", "clo") == {"clone"}
-    assert complete(coppice, folder, "clone", "base", "--p") == {"--paused"}
+    assert complete(coppice, folder, "clone", "base", "--pau") == {"--paused"}
     assert complete(coppice, folder, "template", "inspect", "--v") == {"--verify"}
     assert complete(coppice, folder, "template", "rm", "--v") == set()
 

@@ -160,7 +160,7 @@ def test_progress(coppice, daemon):
         names = ["old"] if not slow.calls else ["old", "a", "b"]
         slow.calls += method == "GET"
         done.set() if slow.calls > 2 else None
-        return (201, {"vms": [vm("a"), vm("b")], "all_ms": 400}) if method == "POST" else \
+        return (201, {"vms": [vm("a"), vm("b")], "all_ms": 400, "ready_ms": None}) if method == "POST" else \
             (200, {"vms": [vm(n) for n in names]})
 
     slow.calls, done = 0, threading.Event()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fake_daemon import FREEZE, error, template, vm
+from fake_daemon import FREEZE, NO_AGENT, QUIESCE, READY, error, template, vm
 
 
 # Catches: a request that leaves an option out, or says what was not asked for.
@@ -84,15 +84,17 @@ def test_missing_image(coppice, daemon):
 
 # Catches: requests and figures of freeze, clone and fork.
 def test_freeze_clone_fork(coppice, daemon):
-    daemon.on("POST /v1/vms/desk/freeze", 201, {"template": template(), "vm": vm(), "freeze": FREEZE})
-    clones = [vm(f"base-{i}", template="base", start={**vm()["start"], "total_ms": ms})
+    daemon.on("POST /v1/vms/desk/freeze", 201, {"template": template(), "vm": vm(), "freeze": FREEZE, "quiesce": QUIESCE})
+    clones = [vm(f"base-{i}", template="base", agent=READY, start={**vm()["start"], "total_ms": ms})
               for i, ms in enumerate((1400, 310, 2900), 1)]
-    daemon.on("POST /v1/templates/base/clone", 201, {"vms": clones, "all_ms": 2900.4})
-    daemon.on("POST /v1/vms/desk/fork", 201, {"template": template("t"), "vms": clones[:1], "freeze": FREEZE, "all_ms": 350})
+    daemon.on("POST /v1/templates/base/clone", 201, {"vms": clones, "all_ms": 2900.4, "ready_ms": 3100})
+    daemon.on("POST /v1/vms/desk/fork", 201, {"template": template("t"), "vms": clones[:1], "freeze": FREEZE, "all_ms": 350,
+                                                  "ready_ms": None})
     assert coppice("freeze", "desk", "base").out == "frozen 'desk' as 'base': the VM stood still for 61 ms\n"
     assert coppice("freeze", "desk", "base", "--stop").out == "frozen 'desk' as 'base': the VM has ended\n"
     assert coppice("clone", "base", "-n", "3").out == ("3 clones running in 2.9 s (first 0.31 s, median 1.4 s)\n"
-                                                       "  base-1 base-2 base-3\n")
+                                                       "  base-1 base-2 base-3\n"
+                                                       "  ready in 3.1 s: random, hostname\n")
     coppice("clone", "base", "--name", "a", "--name", "b", "--ssh", "--paused")
     assert coppice("fork", "desk").out == ("forked 'desk' by way of 't': the VM stood still for 61 ms\n"
                                            "clone 'base-1' running in 0.35 s\n")
@@ -108,12 +110,17 @@ def test_ps(coppice, daemon):
     rows = [vm(busy="freeze", ssh_port=2201, template="base"), vm("b", state="stopped", memory=None)]
     daemon.on("GET /v1/vms?memory=true", 200, {"vms": rows})
     lines = coppice("ps").out.splitlines()
-    assert lines[0].split() == "NAME STATE TEMPLATE MEMORY PRIVATE SHARED CPUS ACCEL SSH AGE".split()
-    assert lines[1].split()[:-1] == "desk running (freeze) base 1.0 GiB 5.0 MiB 300 MiB 1 tcg 2201".split()
-    assert lines[2].split()[:-1] == "b stopped - 1.0 GiB - - 1 tcg -".split()
+    assert lines[0].split() == "NAME STATE TEMPLATE MEMORY PRIVATE SHARED CPUS ACCEL SSH AGE AGENT".split()
+    assert lines[1].split()[:-2] == "desk running (freeze) base 1.0 GiB 5.0 MiB 300 MiB 1 tcg 2201".split()
+    assert lines[2].split()[:-2] == "b stopped - 1.0 GiB - - 1 tcg -".split()
     assert coppice.json("ps") == {"vms": rows}
     daemon.on("GET /v1/vms?memory=true", 200, {"vms": [vm(reason="out of memory")]})
     assert coppice("ps").out.splitlines()[1].endswith("out of memory")
+    lost = {**NO_AGENT, "state": "failed", "reason": "it sent nonsense"}
+    daemon.on("GET /v1/vms?memory=true", 200, {"vms": [vm(agent=lost, labels={"b": "2", "a": "1"})]})
+    lines = coppice("ps").out.splitlines()
+    assert lines[0].split()[-3:] == "AGENT LABELS REASON".split()
+    assert lines[1].endswith("  failed  a=1,b=2  agent: it sent nonsense")
 
 
 # Catches: text of a guest that steers the terminal, in tables, errors and JSON.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-from coppice_client import DEADLINE_S, ApiError, Client, Console, wait_until  # noqa: E402,F401
+from coppice_client import DEADLINE_S, ApiError, Client, Console, Exec, wait_until  # noqa: E402,F401
 
 BUILD = Path(os.environ.get("COPPICE_BUILD", "build")).absolute()
 ASAN = Path(os.environ.get("COPPICE_BUILD_ASAN", BUILD)).absolute()
@@ -60,8 +60,10 @@ class Daemon(Client):
 
     # What tests do most.
 
-    def run_minimal(self, name="m", memory_mib=128, **more):
-        return self.api("POST", "/v1/vms", dict(minimal_machine(memory_mib), name=name, **more))
+    def run_minimal(self, name="m", memory_mib=128, append_more="", **more):
+        machine = minimal_machine(memory_mib)
+        machine["append"] += " " + append_more
+        return self.api("POST", "/v1/vms", dict(machine, name=name, **more))
 
     def freeze(self, vm, template, **more):
         return self.api("POST", f"/v1/vms/{vm}/freeze", dict(template=template, **more))
@@ -98,6 +100,25 @@ class Daemon(Client):
         vm = self.run_minimal(name, **more)
         self.ready(name)
         return vm
+
+    def agent(self, name):
+        return self.vm(name)["agent"]
+
+    def wait_agent(self, name, state="ready"):
+        """Waits until the VM's agent has that state; the Agent object."""
+        return wait_until(lambda: (a := self.agent(name))["state"] == state and a,
+                          lambda: f"the agent of {name} to be {state}: {self.agent(name)}")
+
+    def agent_vm(self, name="m", **more):
+        """A minimal VM whose agent answers."""
+        self.run_minimal(name, **more)
+        self.wait_agent(name)
+        if more.get("network", "none") != "none":
+            self.guest(name, "until [ -d /sys/class/net/eth0 ] && cat /sys/class/net/eth0/carrier; do sleep 0.1; done 2>/dev/null")
+
+    def agent_template(self, name="t", **more):
+        self.agent_vm("m", **more)
+        self.freeze("m", name)
 
     def files(self):
         """Everything below the folder but logs and sockets, and RAM images, by relative name."""

@@ -63,6 +63,8 @@ def test_every_path(daemon, tmp_path):
     engine = check(daemon, "GET", "/v1/doctor", 200)["engine"]
     assert check(daemon, "GET", "/v1/vms/{name}", 200, name="m")["engine"] == engine
     check(daemon, "POST", "/v1/vms/{name}/evict", 200 if engine == "pager" else 409, {"bytes": 1 << 20}, name="m")
+    patched = check(daemon, "PATCH", "/v1/vms/{name}", 200, {"labels": {"a": "b"}, "allow_fork": 3}, name="m")
+    assert (patched["labels"], patched["forks_left"]) == ({"a": "b"}, 3)
     check(daemon, "POST", "/v1/vms/{name}/freeze", 201, {"template": "t"}, name="m")
     check(daemon, "GET", "/v1/templates", 200)
     check(daemon, "GET", "/v1/templates/{name}", 200, name="t")
@@ -80,14 +82,14 @@ def test_every_path(daemon, tmp_path):
     check(daemon, "POST", "/v1/vms/{name}/freeze", 400, {"template": ""}, name="m")
     for path, operations in CONTRACT["paths"].items():
         for method in operations:
-            if method != "parameters" and not path.endswith(("/console", "/vnc")):
+            if method != "parameters" and not path.endswith(("/console", "/vnc", "/exec", "/run-in")):
                 assert (method, path) in called, f"{method} {path} was not called"
 
 
 def test_every_route_is_in_the_contract():
     """Would catch: a route of the daemon that the contract lacks."""
     source = (Path(__file__).parents[2] / "src/daemon/api.c").read_text()
-    routes = re.findall(r'\{"(GET|POST|DELETE)", "([^"]+)"', source)
+    routes = re.findall(r'\{"(GET|POST|PATCH|DELETE)", "([^"]+)"', source)
     assert len(routes) > 15
     for method, path in routes:
         assert method.lower() in CONTRACT["paths"][path.replace("*", "{name}")], path

@@ -8,7 +8,7 @@ import threading
 import pytest
 from coppice import ApiError, qemus_of, wait_until
 
-FREEZE_POINTS = ["intent", "stopped", "switched", "disks-noted", "state-saved", "ram-private",
+FREEZE_POINTS = ["intent", "quiesced", "stopped", "switched", "disks-noted", "state-saved", "ram-private",
                  "window-over", "written", "committed"]
 
 

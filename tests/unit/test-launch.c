@@ -47,12 +47,14 @@ static struct cop_machine *machine_new(void)
 	m->kernel = g_strdup("kernelfile");
 	m->initrd = g_strdup("initrdfile");
 	m->append = g_strdup("console=ttyS0 a=\"b,c\"");
+	m->agent = TRUE;
 	return m;
 }
 
-static const struct cop_launch_run boot = {.name = "vm-1", .qmp_fd = 3, .console_fd = 4};
+static const struct cop_launch_run boot = {.name = "vm-1", .qmp_fd = 3, .console_fd = 4,
+					   .agent_fd = 5};
 static const struct cop_launch_run incoming = {
-	.name = "vm-2", .qmp_fd = 5, .console_fd = 6, .incoming = TRUE};
+	.name = "vm-2", .qmp_fd = 5, .console_fd = 6, .agent_fd = 8, .incoming = TRUE};
 
 static struct cop_launch *launch_of(const struct cop_machine *m, const struct cop_launch_run *run)
 {
@@ -111,7 +113,8 @@ static void test_boot_arguments(void **state)
 	assert_string_equal(after(launch, "-initrd"), "initrd");
 	assert_string_equal(after(launch, "-append"), "console=ttyS0 a=\"b,c\"");
 	assert_string_equal(chardevs, "socket,id=qmp,fd=3,server=on,wait=off\n"
-				      "socket,id=console,fd=4,server=on,wait=off\n");
+				      "socket,id=console,fd=4,server=on,wait=off\n"
+				      "socket,id=agent,fd=5,server=on,wait=off\n");
 	assert_string_equal(after(launch, "-vnc"), "none");
 	assert_int_equal(find(launch, "-incoming"), 0);
 	assert_int_equal(find(launch, "-S"), 0);
@@ -164,6 +167,7 @@ static void test_variants(void **state)
 	struct cop_machine *m = machine_new();
 	struct cop_launch_run run = boot;
 	struct cop_launch *launch;
+	g_autofree char *devices = NULL;
 
 	run.ssh_port = 2222;
 	launch = launch_of(m, &run);
@@ -191,7 +195,17 @@ static void test_variants(void **state)
 	assert_string_equal(after(launch, "-cpu"), "host");
 	assert_string_equal(after(launch, "-append"), "");
 	assert_string_equal(after(launch, "-x"), "y,z");
+	devices = all_after(launch, "-device");
 	assert_string_equal(launch->argv->pdata[launch->argv->len - 1], "y,z");
+	assert_non_null(strstr(devices, "virtserialport,"));
+	assert_non_null(strstr(devices, "vmgenid,"));
+	cop_launch_free(launch);
+	m->agent = FALSE; /* frozen before there were such devices */
+	launch = launch_of(m, &run);
+	g_free(devices);
+	devices = all_after(launch, "-device");
+	assert_null(strstr(devices, "serial"));
+	assert_null(strstr(devices, "vmgenid"));
 	cop_launch_free(launch);
 	cop_machine_free(m);
 }

@@ -69,6 +69,7 @@ static struct cop_machine *random_machine(GRand *rand)
 	m->cpus = (unsigned)g_rand_int_range(rand, 1, 65);
 	m->display = g_strdup(g_rand_boolean(rand) ? "vga" : "none");
 	m->network = random_text(rand);
+	m->agent = g_rand_boolean(rand);
 	m->kernel = g_rand_boolean(rand) ? random_name(rand) : NULL;
 	m->initrd = g_rand_boolean(rand) ? random_name(rand) : NULL;
 	m->append = g_rand_boolean(rand) ? random_text(rand) : NULL;
@@ -90,6 +91,7 @@ static void expect_same(const struct cop_machine *a, const struct cop_machine *b
 	assert_string_equal(a->accel, b->accel);
 	assert_true(a->memory_bytes == b->memory_bytes);
 	assert_int_equal(a->cpus, b->cpus);
+	assert_int_equal(a->agent, b->agent);
 	assert_string_equal(a->display, b->display);
 	assert_string_equal(a->network, b->network);
 	assert_int_equal(g_strcmp0(a->kernel, b->kernel), 0);
