@@ -10,7 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define BACKLOG 64
+#define BACKLOG 1024 /* of clients that come at once, such as exec --all */
 
 static gboolean fill(struct sockaddr_un *addr, const char *path)
 {

@@ -204,6 +204,7 @@ static int serve(void)
 		set_oom_score("-900");
 	/* What was used once stays: the agent must thaw also when memory is short. */
 	(void)mlockall(MCL_CURRENT | MCL_ONFAULT); /* without it, it may only be slow */
+	agent_thaw_left(); /* before anything that writes to a file */
 	open_signals();
 	agent_local_open();
 	agent_port_open();

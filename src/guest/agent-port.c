@@ -17,7 +17,9 @@
 #include <unistd.h>
 
 #define RETRY_US 50000
-#define LOOK_US 1000000
+#define SELDOM_US 1000000 /* without success: an idle guest should be idle */
+#define RARELY_US 15000000
+#define LOOK_US 30000000
 #define READ_BYTES 32768
 #define READS_A_ROUND 16
 #define ZEROS_BYTES COP_AGENT_FRAME_MAX
@@ -158,6 +160,7 @@ static int open_path(const char *path)
 void agent_port_open(void)
 {
 	static const uint8_t zeros[1024];
+	static unsigned tries;
 	char path[300];
 	int fd = -1;
 
@@ -166,9 +169,14 @@ void agent_port_open(void)
 	else if (find_port(path, sizeof(path)))
 		fd = open_path(path);
 	if (fd < 0) {
-		agent.port_retry_us = agent_now_us() + RETRY_US;
+		/* The driver's module may come late; a guest without the port costs nothing. */
+		agent.port_retry_us = agent_now_us() + (tries < 100   ? RETRY_US
+							: tries < 160 ? SELDOM_US
+								      : RARELY_US);
+		tries++;
 		return;
 	}
+	tries = 0;
 	agent.port = (struct agent_watch){.fd = fd, .fn = on_port};
 	agent.port_retry_us = agent_now_us() + LOOK_US;
 	cop_agent_rx_init(&agent.rx, true);

@@ -161,6 +161,15 @@ unsigned agent_thaw(void)
 	return nr;
 }
 
+void agent_thaw_left(void)
+{
+	find_mounts();
+	for (unsigned i = 0; i < nr_mounts; i++)
+		if (ioctl(mounts[i].fd, FITHAW, 0) == 0)
+			agent_log("coppice-agent: %s was frozen", mounts[i].path);
+	close_mounts();
+}
+
 void agent_quiesce(uint32_t id, uint32_t timeout_ms)
 {
 	if (state != NONE) {

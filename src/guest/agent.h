@@ -171,6 +171,8 @@ size_t agent_var_quote(char *buf, size_t size, const char *var);
 /* agent-quiesce.c */
 void agent_quiesce(uint32_t id, uint32_t timeout_ms);
 unsigned agent_thaw(void); /* returns the number of file systems that were frozen */
+/* At the start: what an agent that was killed has left frozen. */
+void agent_thaw_left(void);
 bool agent_quiesced(void);
 int64_t agent_quiesce_tick(int64_t now_us);
 void agent_quiesce_reaped(pid_t pid);

@@ -158,6 +158,15 @@ class Host:
         self.send(EXEC, ident, struct.pack("<IHHI", 1 if tty else 0, rows, columns, timeout_ms)
                   + text(user) + text(cwd) + texts(argv) + texts(env))
 
+    def input(self, ident, data):
+        """Input for a command, as the host has to send it: with no mark in any frame."""
+        at = 0
+        while at < len(data):
+            found = data.find(MARK, at, at + 65519)
+            end = found + 15 if found >= 0 else min(at + 65519, len(data))
+            self.send(DATA, ident, b"\0" + data[at:end])
+            at = end
+
     def finish(self, ident, timeout=60):
         """Reads all of a command, giving credit; returns (status, signal, flags, stdout, stderr), or (errno, text)."""
         out = {1: [], 2: []}
@@ -179,8 +188,7 @@ class Host:
 
     def run(self, ident, argv, stdin=b"", **more):
         self.start(ident, argv, **more)
-        if stdin:
-            self.send(DATA, ident, b"\0" + stdin)
+        self.input(ident, stdin)
         self.send(EOF, ident, b"\0")
         return self.finish(ident)
 

@@ -365,8 +365,7 @@ def test_agent_killed_or_stopped(daemon):
     assert running.finish().error
     daemon.wait_agent("m")  # its supervisor starts it again
     assert daemon.guest("m", "echo ok") == "ok\n"
-    with daemon.console("m") as console:
-        console.send(b"kill -STOP $(pidof coppice-agent)\n")
+    daemon.sh("m", "kill -STOP $(pidof coppice-agent)")
     late = daemon.exec("m", "true", timeout_ms=2000)
     assert late.error
     result = daemon.freeze("m", "stopped", quiesce_timeout_ms=500)
