@@ -109,6 +109,7 @@ void cop_vm_unref(struct cop_vm *vm)
 		json_object_unref(vm->labels);
 	if (vm->identity)
 		json_object_unref(vm->identity);
+	g_mutex_clear(&vm->save_lock);
 	g_free(vm);
 }
 
@@ -421,6 +422,7 @@ static struct cop_vm *add_vm(struct cop_state *state, char *name)
 		id++;
 	g_assert(id <= MAX_ID);
 	g_atomic_ref_count_init(&vm->refs);
+	g_mutex_init(&vm->save_lock);
 	vm->state = state;
 	vm->name = name;
 	vm->id = id;
@@ -495,7 +497,10 @@ void cop_state_forget_vm(struct cop_vm *vm)
 	struct cop_state *state = vm->state;
 	g_autofree char *dir = cop_state_vm_dir(state, vm->id);
 
+	g_mutex_lock(&vm->save_lock);
+	vm->forgotten = TRUE;
 	cop_file_remove_tree(dir);
+	g_mutex_unlock(&vm->save_lock);
 	g_mutex_lock(&state->lock);
 	g_hash_table_remove(state->vms, vm->name);
 	drop_ephemeral(state);

@@ -67,6 +67,8 @@ struct cop_vm {
 	gint64 created_s;
 	gboolean started_once;
 	struct cop_start_times start;
+	GMutex save_lock; /* one writer of vm.json at a time; taken before `lock` */
+	gboolean forgotten; /* under save_lock: its folder is gone, or going */
 	JsonObject *intent; /* what a freeze in progress had planned; NULL otherwise */
 	JsonObject *labels; /* text by name; NULL for none */
 	JsonObject *identity; /* what a clone is told that it is: identity.h; NULL for others */

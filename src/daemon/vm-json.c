@@ -39,7 +39,10 @@ static gboolean save(struct cop_vm *vm, gboolean durable, GError **error)
 	g_autofree char *dir = cop_state_vm_dir(vm->state, vm->id);
 	g_autofree char *path = g_build_filename(dir, "vm.json", NULL);
 	g_autoptr(JsonObject) obj = json_object_new();
+	gboolean ok;
 
+	/* An operation and the agent's answer may save at the same time. */
+	g_mutex_lock(&vm->save_lock);
 	g_mutex_lock(&vm->state->lock);
 	json_object_set_int_member(obj, "format", 1);
 	json_object_set_string_member(obj, "name", vm->name);
@@ -67,7 +70,9 @@ static gboolean save(struct cop_vm *vm, gboolean durable, GError **error)
 	json_object_set_boolean_member(obj, "ephemeral", vm->ephemeral);
 	json_object_set_boolean_member(obj, "agent_expected", vm->agent_expected);
 	g_mutex_unlock(&vm->state->lock);
-	return cop_json_save(path, obj, durable, error);
+	ok = vm->forgotten || cop_json_save(path, obj, durable, error);
+	g_mutex_unlock(&vm->save_lock);
+	return ok;
 }
 
 gboolean cop_vm_save(struct cop_vm *vm, GError **error)
@@ -116,6 +121,7 @@ struct cop_vm *cop_vm_read(struct cop_state *state, unsigned id, GError **error)
 	}
 	vm = g_new0(struct cop_vm, 1);
 	g_atomic_ref_count_init(&vm->refs);
+	g_mutex_init(&vm->save_lock);
 	vm->state = state;
 	vm->name = g_strdup(name);
 	vm->id = id;

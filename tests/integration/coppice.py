@@ -60,10 +60,8 @@ class Daemon(Client):
 
     # What tests do most.
 
-    def run_minimal(self, name="m", memory_mib=128, append_more="", **more):
-        machine = minimal_machine(memory_mib)
-        machine["append"] += " " + append_more
-        return self.api("POST", "/v1/vms", dict(machine, name=name, **more))
+    def run_minimal(self, name="m", memory_mib=128, **more):
+        return self.api("POST", "/v1/vms", dict(minimal_machine(memory_mib), name=name, **more))
 
     def freeze(self, vm, template, **more):
         return self.api("POST", f"/v1/vms/{vm}/freeze", dict(template=template, **more))
@@ -115,6 +113,11 @@ class Daemon(Client):
         self.wait_agent(name)
         if more.get("network", "none") != "none":
             self.guest(name, "until [ -d /sys/class/net/eth0 ] && cat /sys/class/net/eth0/carrier; do sleep 0.1; done 2>/dev/null")
+
+    def remove_agent(self, name):
+        """Ends a minimal guest's agent for good."""
+        self.sh(name, "rm /usr/sbin/coppice-agent; kill -9 $(pidof coppice-agent)")
+        self.wait_agent(name, "failed")
 
     def agent_template(self, name="t", **more):
         self.agent_vm("m", **more)
