@@ -12,6 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -116,8 +117,12 @@ void agent_become_child(void)
 
 void agent_default_signals(void)
 {
+	static const unsigned long by_default[4]; /* the kernel's structure, all zero */
+
 	for (int number = 1; number <= 64; number++)
-		(void)signal(number, SIG_DFL); /* some can't be changed, nor be ignored */
+		/* By system call, as the C library keeps some from its callers; two can't be changed,
+		 * nor be ignored. */
+		(void)syscall(SYS_rt_sigaction, number, &by_default, NULL, sizeof(uint64_t));
 }
 
 static void reap(void)
