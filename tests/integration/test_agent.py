@@ -485,3 +485,35 @@ def test_quiesce_undone_when_the_freeze_fails(disk_vm):
         wait_until(lambda: daemon.exec("m", "sh", "-c", "echo b > /mnt/g && sync", timeout_ms=5000).status == 0,
                    "the file system to be writable")
     assert daemon.templates() == {}
+
+
+# A Debian system.
+
+def test_desktops_are_machines_of_their_own(daemon):
+    """Would catch: what only a whole system has and a clone repeats: ssh's keys, D-Bus's id, Python's random numbers,
+    a kernel that was not told that it was forked."""
+    image = IMAGES / "desktop"
+    manifest = json.loads((image / "image.json").read_text())
+    daemon.api("POST", "/v1/vms", {"name": "desktop", "disks": [{"path": str(image / manifest["disk"])}],
+                                   "memory_bytes": manifest["memory_bytes"], "display": "vga", "network": "user", "accel": "tcg"})
+    with daemon.console("desktop") as console:
+        console.ws.settimeout(400)
+        console.until(b"coppice: desktop ready")
+    daemon.wait_agent("desktop")
+    assert daemon.freeze("desktop", "desk")["quiesce"]["done"], "its root file system is on a disk"
+    answer = daemon.api("POST", "/v1/templates/desk/clone",
+                        {"count": 3, "ssh_host_keys": True, "ready_timeout_ms": 240000})
+    names = [vm["name"] for vm in answer["vms"]]
+    for vm in answer["vms"]:
+        assert vm["agent"]["state"] == "ready" and all(s["ok"] for s in vm["agent"]["steps"]), vm["agent"]
+    seen = every(daemon, names, "sha256sum < /etc/ssh/ssh_host_ed25519_key.pub; hostname; cat /etc/machine-id; "
+                                "cat $(ls -d /sys/class/net/e*)/address; python3 -c 'import random; print(random.random())'")
+    rows = [out.split("\n") for out in seen.values()]
+    for column in range(5):
+        assert len({row[column] for row in rows}) == len(names), [row[column] for row in rows]
+    seen_net = lambda name: [s for s in daemon.agent(name)["steps"] if s["name"] == "network"]
+    for name in names:
+        assert "virtual machine fork" in daemon.guest(name, "dmesg"), "vmgenid"
+        wait_until(lambda: " 10.0.2." in daemon.guest(name, "ip -4 addr"), lambda: f"an address: {seen_net(name)}")
+        assert daemon.exec(name, "touch", "/root/x", timeout_ms=20000).status == 0
+    assert "virtual machine fork" not in daemon.guest("desktop", "dmesg")
