@@ -7,12 +7,12 @@ IMAGES := $(CACHE)/images
 
 PACKAGES := $(shell grep -v '^\#' packages.txt) $(shell cat image/host-packages.txt)
 
-.PHONY: help deps build build-asan images check demo bench clean distclean install
+.PHONY: help deps build build-asan build-tsan images check demo bench clean distclean install
 
 help:
 	@echo 'make demo      16 desktops of 1 GB in a cgroup of 5 GB, with a picture (KEEP=1: leave them running; MORE=1: also idle, and after disk reads)'
 	@echo 'make check     build, run every test'
-	@echo 'make bench     where a clone'"'"'s time goes, into build/bench/'
+	@echo 'make bench     all benchmarks, figures into build/bench/results.json, and a table'
 	@echo 'make build     build into build/'
 	@echo 'make images    build the guest images into $(IMAGES)'
 	@echo 'make install   install below PREFIX (default /usr/local)'
@@ -42,10 +42,17 @@ build-asan/build.ninja: | deps
 build-asan: deps build-asan/build.ninja
 	ninja -C build-asan --quiet
 
+# What the memory engine's threads share, under ThreadSanitizer: the rest would take too long.
+build-tsan/build.ninja: | deps
+	meson setup build-tsan -Db_sanitize=thread -Db_lundef=false >/dev/null
+
+build-tsan: deps build-tsan/build.ninja
+	ninja -C build-tsan --quiet tests/kernel/test-kernel-space
+
 images: build
 	for name in minimal desktop; do image/build $$name --out $(IMAGES)/$$name --cache $(CACHE)/packages; done
 
-check: build build-asan images
+check: build build-asan build-tsan images
 	tests/run-all
 
 demo: build
@@ -53,13 +60,13 @@ demo: build
 	$(PYTHON) demo/demo.py --images $(IMAGES) --out build/demo $(if $(KEEP),--keep) $(if $(MORE),--more)
 
 bench: build images
-	$(PYTHON) bench/clones.py
+	$(PYTHON) bench/run
 
 install: build
 	meson install -C build
 
 clean:
-	rm -rf build build-asan
+	rm -rf build build-asan build-tsan
 
 distclean: clean
 	rm -rf $(CACHE)

@@ -48,7 +48,8 @@ static void print(JsonObject *answer)
 		cop_output_line("  %s: %s\n", cop_answer_string(check, "name"), advice);
 	}
 	cop_output_line("\n");
-	cop_output_line("'--accel auto' picks %s here.\n", cop_answer_string(answer, "accel"));
+	cop_output_line("'--accel auto' picks %s here, '--engine auto' %s.\n",
+			cop_answer_string(answer, "accel"), cop_answer_string(answer, "engine"));
 }
 
 static int run(struct cop_cli *cli, const void *options, char **args, GError **error)

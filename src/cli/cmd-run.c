@@ -14,7 +14,7 @@
 #include <string.h>
 
 struct run_options {
-	char *name, *memory, *cpus, *kernel, *initrd, *append, *accel, *display, *network,
+	char *name, *memory, *cpus, *kernel, *initrd, *append, *accel, *engine, *display, *network,
 		*image_dir;
 	char **disks, **qemu_args;
 	gboolean ssh;
@@ -36,6 +36,8 @@ static const GOptionEntry entries[] = {
 	 "Command line of the kernel", "TEXT"},
 	{"accel", 0, 0, G_OPTION_ARG_STRING, COP_OPTION(run_options, accel),
 	 "auto (default), tcg or kvm", "ACCEL"},
+	{"engine", 0, 0, G_OPTION_ARG_STRING, COP_OPTION(run_options, engine),
+	 "Memory engine: auto (default), pager or kernel", "ENGINE"},
 	{"display", 0, 0, G_OPTION_ARG_STRING, COP_OPTION(run_options, display), "vga or none",
 	 "DISPLAY"},
 	{"network", 0, 0, G_OPTION_ARG_STRING, COP_OPTION(run_options, network),
@@ -53,6 +55,7 @@ static gboolean check(const struct run_options *o, uint64_t *ret_memory, uint64_
 		      GError **error)
 {
 	static const char *const accels[] = {"auto", "tcg", "kvm", NULL};
+	static const char *const engines[] = {"auto", "pager", "kernel", NULL};
 	static const char *const displays[] = {"vga", "none", NULL};
 	static const char *const networks[] = {"user", "isolated", "none", NULL};
 
@@ -60,6 +63,7 @@ static gboolean check(const struct run_options *o, uint64_t *ret_memory, uint64_
 	       cop_options_size("--memory", o->memory, ret_memory, error) &&
 	       cop_options_number("--cpus", o->cpus, 1, 1024, ret_cpus, error) &&
 	       cop_options_one_of("--accel", o->accel, accels, error) &&
+	       cop_options_one_of("--engine", o->engine, engines, error) &&
 	       cop_options_one_of("--display", o->display, displays, error) &&
 	       cop_options_one_of("--network", o->network, networks, error);
 }
@@ -97,6 +101,7 @@ static void add_options(JsonObject *request, const struct run_options *o, uint64
 	set_path(request, "initrd", o->initrd);
 	set(request, "append", o->append);
 	set(request, "accel", o->accel);
+	set(request, "engine", o->engine);
 	set(request, "display", o->display);
 	set(request, "network", o->network);
 	if (o->memory)

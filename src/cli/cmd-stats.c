@@ -3,40 +3,10 @@
 #include "cli/answer.h"
 #include "cli/client.h"
 #include "cli/commands.h"
+#include "cli/memory.h"
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/text.h"
-
-static const char *const headings[] = {"NAME",	  "STATE", ">GIVEN", ">PRIVATE",
-				       ">SHARED", ">VMM",  NULL};
-
-static void add_row(struct cop_table *table, JsonObject *vm)
-{
-	JsonObject *memory = cop_answer_object(vm, "memory");
-
-	cop_table_add(table, cop_answer_string(vm, "name"));
-	cop_table_add(table, cop_answer_string(vm, "state"));
-	cop_table_add_size(table, memory, "given_bytes");
-	cop_table_add_size(table, memory, "private_bytes");
-	cop_table_add_size(table, memory, "shared_bytes");
-	cop_table_add_size(table, memory, "vmm_bytes");
-}
-
-static void print_total(JsonObject *total)
-{
-	g_autofree char *given = cop_text_size(cop_answer_uint(total, "given_bytes"));
-	g_autofree char *paid = cop_text_size(cop_answer_uint(total, "paid_bytes"));
-	g_autofree char *private = cop_text_size(cop_answer_uint(total, "private_bytes"));
-	g_autofree char *shared = cop_text_size(cop_answer_uint(total, "shared_bytes"));
-	g_autofree char *vmm = cop_text_size(cop_answer_uint(total, "vmm_bytes"));
-
-	cop_output_line("%" G_GUINT64_FORMAT " VMs were given %s; the host pays %s: ratio %.1f\n",
-			(guint64)cop_answer_uint(total, "vms"), given, paid,
-			cop_answer_double(total, "ratio"));
-	cop_output_line("  private %s, shared %s (each copy once), QEMU %s\n", private, shared,
-			vmm);
-	cop_output_line("  paid is read from %s\n", cop_answer_string(total, "source"));
-}
 
 static void print_host(JsonObject *host)
 {
@@ -81,29 +51,23 @@ static void print_limits(JsonObject *limits)
 static void print_all(JsonObject *answer)
 {
 	JsonArray *vms = cop_answer_array(answer, "vms");
-	struct cop_table *table = cop_table_new(headings);
+	JsonObject *total = cop_answer_object(answer, "total");
 
-	for (guint i = 0; i < cop_answer_length(vms); i++)
-		add_row(table, cop_answer_element(vms, i));
-	if (cop_answer_length(vms)) {
-		cop_table_print(table);
+	cop_memory_print_vms(vms);
+	if (cop_answer_length(vms))
 		cop_output_line("\n");
-	}
-	cop_table_free(table);
-	print_total(cop_answer_object(answer, "total"));
+	cop_memory_print_total(answer);
+	cop_output_line("paid is read from %s\n", cop_answer_string(total, "source"));
 	print_host(cop_answer_object(answer, "host"));
 	print_limits(cop_answer_object(answer, "limits"));
 }
 
 static void print_one(JsonObject *vm)
 {
-	struct cop_table *table = cop_table_new(headings);
 	JsonObject *start = cop_answer_object(vm, "start");
 	g_autofree char *disk = cop_text_size(cop_answer_uint(vm, "disk_bytes"));
 
-	add_row(table, vm);
-	cop_table_print(table);
-	cop_table_free(table);
+	cop_memory_print_vm(vm);
 	cop_output_line("\n");
 	cop_output_line("disk layers of its own: %s\n", disk);
 	if (start) {
@@ -146,8 +110,10 @@ const struct cop_command cop_cmd_stats = {
 	.arguments = "[VM]",
 	.summary = "Show what VMs were given and what the host pays",
 	.details = "GIVEN is guest RAM as the guest sees it, PRIVATE what only this VM holds, "
-		   "SHARED what it maps of its template's single copy, VMM what its QEMU process "
-		   "holds besides. The total is the host's own accounting, and the place where it "
+		   "SHARED what it maps of its template's single copy, STORED what was evicted to the "
+		   "store and ENCODED the bytes it takes there, ZERO and SAME (as the template's) what "
+		   "was evicted and takes none, FREE what the guest gave back, VMM what its QEMU "
+		   "process holds besides. The total is the host's own accounting, and the place where it "
 		   "was read is named.",
 	.max_args = 1,
 	.run = run,

@@ -12,6 +12,8 @@ const struct cop_command *const cop_commands[] = {
 	&cop_cmd_fork,
 	&cop_cmd_ps,
 	&cop_cmd_stats,
+	&cop_cmd_top,
+	&cop_cmd_evict,
 	&cop_cmd_console,
 	&cop_cmd_screenshot,
 	&cop_cmd_vnc,

@@ -36,6 +36,6 @@ extern const struct cop_command cop_cmd_run, cop_cmd_freeze, cop_cmd_clone, cop_
 	cop_cmd_ps, cop_cmd_stats, cop_cmd_screenshot, cop_cmd_vnc, cop_cmd_console, cop_cmd_pause,
 	cop_cmd_resume, cop_cmd_stop, cop_cmd_start, cop_cmd_rm, cop_cmd_templates,
 	cop_cmd_template_rm, cop_cmd_template_inspect, cop_cmd_image_build, cop_cmd_image_ls,
-	cop_cmd_doctor, cop_cmd_version, cop_cmd_completion, cop_cmd_help;
+	cop_cmd_doctor, cop_cmd_evict, cop_cmd_top, cop_cmd_version, cop_cmd_completion, cop_cmd_help;
 
 #endif

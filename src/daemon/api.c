@@ -10,6 +10,7 @@
 #include "gerror.h"
 #include "doctor.h"
 #include "json.h"
+#include "metrics.h"
 #include "ops.h"
 #include "stats.h"
 #include "template.h"
@@ -83,6 +84,16 @@ static JsonObject *get_stats(struct job *job, GError **error)
 	return cop_stats(job->api->state);
 }
 
+static JsonObject *get_metrics(struct job *job, GError **error)
+{
+	g_autoptr(JsonObject) stats = cop_stats(job->api->state);
+	char *text = cop_metrics_text(stats);
+
+	job->answer = g_bytes_new_take(text, strlen(text));
+	job->content_type = g_strdup("text/plain; version=0.0.4");
+	return NULL;
+}
+
 static JsonObject *list_vms(struct job *job, GError **error)
 {
 	struct cop_state *state = job->api->state;
@@ -147,6 +158,11 @@ static JsonObject *post_stop(struct job *job, GError **error)
 static JsonObject *post_start(struct job *job, GError **error)
 {
 	return cop_op_start(job->api->state, job->name, error);
+}
+
+static JsonObject *post_evict(struct job *job, GError **error)
+{
+	return cop_op_evict(job->api->state, job->name, job->body, error);
 }
 
 static JsonObject *get_screenshot(struct job *job, GError **error)
@@ -223,6 +239,7 @@ static const struct route routes[] = {
 	{"GET", "/v1/openapi.json", 200, get_openapi, NULL},
 	{"GET", "/v1/doctor", 200, get_doctor, NULL},
 	{"GET", "/v1/stats", 200, get_stats, NULL},
+	{"GET", "/metrics", 200, get_metrics, NULL},
 	{"GET", "/v1/vms", 200, list_vms, "memory"},
 	{"POST", "/v1/vms", 201, post_run, NULL},
 	{"GET", "/v1/vms/*", 200, get_vm, NULL},
@@ -233,6 +250,7 @@ static const struct route routes[] = {
 	{"POST", "/v1/vms/*/resume", 200, post_resume, NULL},
 	{"POST", "/v1/vms/*/stop", 200, post_stop, NULL},
 	{"POST", "/v1/vms/*/start", 200, post_start, NULL},
+	{"POST", "/v1/vms/*/evict", 200, post_evict, NULL},
 	{"GET", "/v1/vms/*/screenshot", 200, get_screenshot, NULL},
 	{"GET", "/v1/templates", 200, list_templates, NULL},
 	{"GET", "/v1/templates/*", 200, get_template, "verify"},

@@ -162,6 +162,18 @@ void cop_cgroup_leave(struct cop_state *state)
 		(void)rmdir(state->cgroup_path); /* fails while VMs are in it, as it should */
 }
 
+int cop_cgroup_open_usage(struct cop_state *state)
+{
+	g_autofree char *path = NULL;
+
+	if (!state->cgroup_path)
+		return -1;
+	path = g_build_filename(state->cgroup_path,
+				state->cgroup_v2 ? "memory.current" : "memory.usage_in_bytes",
+				NULL);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
 gboolean cop_cgroup_read(struct cop_state *state, struct cop_cgroup_use *ret)
 {
 	gboolean v2 = state->cgroup_v2;
@@ -186,6 +198,11 @@ gboolean cop_cgroup_read(struct cop_state *state, struct cop_cgroup_use *ret)
 		ret->file_bytes = stat_value(text, v2 ? "file" : "total_cache");
 		ret->file_bytes -= MIN(ret->file_bytes, ret->shmem_bytes);
 	}
+	if (v2)
+		ret->kernel_bytes = stat_value(text, "kernel");
+	else
+		(void)read_value(state->cgroup_path, "memory.kmem.usage_in_bytes",
+				 &ret->kernel_bytes);
 	known = ret->anon_bytes + ret->shmem_bytes + ret->file_bytes;
 	ret->other_bytes = ret->usage_bytes - MIN(ret->usage_bytes, known);
 	return TRUE;

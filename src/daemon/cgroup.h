@@ -14,9 +14,13 @@ gboolean cop_cgroup_enter(struct cop_state *state, GError **error);
 /* Leaves and removes it; while VMs are in it, it stays. */
 void cop_cgroup_leave(struct cop_state *state);
 
+/* The file that says what the group costs now, opened; -1 without a group. */
+int cop_cgroup_open_usage(struct cop_state *state);
+
 struct cop_cgroup_use {
 	uint64_t usage_bytes, peak_bytes, limit_bytes; /* limit 0: none */
 	uint64_t anon_bytes, shmem_bytes, file_bytes, other_bytes;
+	uint64_t kernel_bytes; /* of other_bytes: page tables, slabs, sockets; 0: not known */
 };
 gboolean cop_cgroup_read(struct cop_state *state, struct cop_cgroup_use *ret);
 

@@ -46,22 +46,34 @@ static uint64_t host_memory_bytes(void)
 	return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-/* libcoppice-shim.so beside the daemon, in the build tree, or where it is installed. */
-static char *find_shim(void)
+/* A file of ours beside the daemon, in the build tree, or where it is installed. */
+static char *find_part(const char *const *places, const char *name)
 {
 	g_autofree char *self = g_file_read_link("/proc/self/exe", NULL);
 	g_autofree char *here = self ? g_path_get_dirname(self) : g_strdup(".");
-	static const char *const places[] = {"../shim", ".", "../lib/coppice",
-					     "../lib/x86_64-linux-gnu/coppice"};
 
-	for (size_t i = 0; i < G_N_ELEMENTS(places); i++) {
-		g_autofree char *path =
-			g_build_filename(here, places[i], "libcoppice-shim.so", NULL);
+	for (; *places; places++) {
+		g_autofree char *path = g_build_filename(here, *places, name, NULL);
 
 		if (g_file_test(path, G_FILE_TEST_IS_REGULAR))
 			return g_canonicalize_filename(path, NULL);
 	}
 	return NULL;
+}
+
+static char *find_shim(void)
+{
+	static const char *const places[] = {"../shim", ".", "../lib/coppice",
+					     "../lib/x86_64-linux-gnu/coppice", NULL};
+
+	return find_part(places, "libcoppice-shim.so");
+}
+
+static char *find_pager(void)
+{
+	static const char *const places[] = {"../pager", ".", "../lib/coppice", NULL};
+
+	return find_part(places, "coppice-pager");
 }
 
 static gboolean take_size(GError **error, const char *what, const char *text, uint64_t *ret)
@@ -113,7 +125,9 @@ struct cop_config *cop_config_new(int *argc, char ***argv, int *ret_ready_fd, GE
 	g_autoptr(GKeyFile) file = g_key_file_new();
 	g_autoptr(GOptionContext) context = NULL;
 	g_autofree char *max_vms = NULL, *max_memory = NULL, *max_disk = NULL, *limit = NULL;
+	g_autofree char *budget = NULL;
 	int uid_base = 878000000, workers = 0;
+	static const char *const engines[] = {"auto", "pager", "kernel", NULL};
 	gboolean version = FALSE;
 	const GOptionEntry entries[] = {
 		{"dir", 'd', 0, G_OPTION_ARG_FILENAME, &c->dir,
@@ -137,6 +151,12 @@ struct cop_config *cop_config_new(int *argc, char ***argv, int *ret_ready_fd, GE
 		 "Name of the memory cgroup for the daemon and its VMs; '' for none", "NAME"},
 		{"memory-limit", 0, 0, G_OPTION_ARG_STRING, &limit,
 		 "Hard limit of that cgroup (default none)", "SIZE"},
+		{"memory-budget", 0, 0, G_OPTION_ARG_STRING, &budget,
+		 "The pager keeps what daemon and VMs cost below this (default: the hard limit)",
+		 "SIZE"},
+		{"engine", 0, 0, G_OPTION_ARG_STRING, &c->engine,
+		 "Memory engine of VMs that don't say: auto (default), pager or kernel", "ENGINE"},
+		{"pager", 0, 0, G_OPTION_ARG_FILENAME, &c->pager, "The paging program", "PROGRAM"},
 		{"clone-workers", 0, 0, G_OPTION_ARG_INT, &workers,
 		 "Clones started side by side (default 2 a processor)", "N"},
 		{"uid-base", 0, 0, G_OPTION_ARG_INT, &uid_base,
@@ -174,6 +194,16 @@ struct cop_config *cop_config_new(int *argc, char ***argv, int *ret_ready_fd, GE
 	from_file(file, "max_memory", &max_memory);
 	from_file(file, "max_disk", &max_disk);
 	from_file(file, "memory_limit", &limit);
+	from_file(file, "memory_budget", &budget);
+	from_file(file, "engine", &c->engine);
+	if (!c->engine)
+		c->engine = g_strdup("auto");
+	if (!g_strv_contains(engines, c->engine)) {
+		cop_gerror_set(error, COP_ERR_BAD_REQUEST,
+			       "there is no engine '%s'\nuse one of: auto, pager, kernel",
+			       c->engine);
+		goto fail;
+	}
 	set_default_dirs(c);
 	if (strlen(c->dir) > MAX_DIR_BYTES) {
 		cop_gerror_set(error, COP_ERR_BAD_REQUEST,
@@ -193,7 +223,8 @@ struct cop_config *cop_config_new(int *argc, char ***argv, int *ret_ready_fd, GE
 	c->max_memory_bytes = 32 * host_memory_bytes();
 	if (!take_size(error, "max-memory", max_memory, &c->max_memory_bytes) ||
 	    !take_size(error, "max-disk", max_disk, &c->max_disk_bytes) ||
-	    !take_size(error, "memory-limit", limit, &c->cgroup_limit_bytes))
+	    !take_size(error, "memory-limit", limit, &c->cgroup_limit_bytes) ||
+	    !take_size(error, "memory-budget", budget, &c->memory_budget_bytes))
 		goto fail;
 	c->uid_base = (uid_t)uid_base;
 	c->clone_workers = workers > 0 ? (unsigned)MIN(workers, 64) : MIN(64, CLONE_WORKERS_A_CPU *
@@ -203,6 +234,8 @@ struct cop_config *cop_config_new(int *argc, char ***argv, int *ret_ready_fd, GE
 	c->qemu_img = g_find_program_in_path("qemu-img");
 	if (!c->shim)
 		c->shim = find_shim();
+	if (!c->pager)
+		c->pager = find_pager();
 	if (!c->qemu || !c->qemu_img || !c->shim) {
 		cop_gerror_set(error, COP_ERR_NOT_FOUND, "cannot find %s\n%s",
 			      !c->qemu	     ? "qemu-system-x86_64"
@@ -227,6 +260,8 @@ void cop_config_free(struct cop_config *c)
 	g_free(c->qemu);
 	g_free(c->qemu_img);
 	g_free(c->shim);
+	g_free(c->pager);
+	g_free(c->engine);
 	g_free(c->cgroup);
 	g_free(c->config_file);
 	g_free(c);

@@ -13,6 +13,9 @@
 struct cop_config {
 	char *dir, *ram_dir;
 	char *qemu, *qemu_img, *shim;
+	char *pager;		   /* the program; NULL when it can't be found */
+	char *engine;		   /* for VMs that don't say: "auto", "pager" or "kernel" */
+	uint64_t memory_budget_bytes; /* the pager keeps what all cost below it; 0: the limit */
 	char *cgroup;		   /* name of the memory cgroup; "" for none */
 	uint64_t cgroup_limit_bytes; /* 0: none */
 	unsigned max_vms;

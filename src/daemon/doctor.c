@@ -1,7 +1,10 @@
 /* What this host can and cannot do: see doctor.h. */
 #include "doctor.h"
 #include "accel-choice.h"
+#include "gerror.h"
 #include "json.h"
+#include "pager.h"
+#include "uffd.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -118,6 +121,30 @@ static void check_disk(struct cop_state *state, JsonArray *checks)
 	    free_bytes < (2ull << 30) ? "free some space, or use another --dir" : "");
 }
 
+static void check_engine(struct cop_state *state, JsonArray *checks)
+{
+	g_autofree char *trouble = cop_pager_trouble(state), *text = NULL;
+	g_autoptr(GError) why = NULL;
+
+	if (cop_uffd_check(&why)) {
+		text = g_strdup_printf("usable, by %s", cop_uffd_source());
+		add(checks, "userfaultfd", "ok", text, "");
+	} else {
+		g_autofree char *found = cop_gerror_message(why), *hint = cop_gerror_hint(why);
+
+		add(checks, "userfaultfd",
+		    strcmp(state->config->engine, "pager") == 0 ? "fail" : "warn", found, hint);
+	}
+	if (*trouble)
+		add(checks, "pager", "fail", trouble, "see pager.log in the state folder");
+	else if (!state->config->pager ||
+		 !g_file_test(state->config->pager, G_FILE_TEST_IS_EXECUTABLE))
+		add(checks, "pager", "warn", "cannot run coppice-pager: VMs run on the engine kernel",
+		    "reinstall coppice, or use --pager PROGRAM");
+	else
+		add(checks, "pager", "ok", state->config->pager, "");
+}
+
 static void check_templates(struct cop_state *state, JsonArray *checks)
 {
 	GHashTableIter iter;
@@ -149,9 +176,12 @@ JsonObject *cop_doctor(struct cop_state *state)
 	check_cgroup(state, checks);
 	check_ram(state, checks);
 	check_disk(state, checks);
+	check_engine(state, checks);
 	check_templates(state, checks);
 	json_object_set_string_member(
 		obj, "accel", cop_json_str(cop_accel_findings(state), "accel", "tcg", NULL));
+	json_object_set_string_member(obj, "engine",
+				      cop_pager_choose(state, "auto", NULL) ?: "kernel");
 	json_object_set_array_member(obj, "checks", checks);
 	return obj;
 }

@@ -180,6 +180,12 @@ void cop_launch_machine(struct cop_launch *launch, const struct cop_machine *mac
 	cop_launch_arg(launch, "chardev:console");
 	cop_launch_arg(launch, "-device");
 	cop_launch_arg(launch, "virtio-rng-pci,id=rng0");
+	/* Pages that the guest's kernel has free go back to the host. Not with the kernel's engine,
+	 * where a page given back would show the template's bytes: a guest may count on zeros. */
+	if (cop_machine_is_paged(machine)) {
+		cop_launch_arg(launch, "-device");
+		cop_launch_arg(launch, "virtio-balloon-pci,id=balloon0,free-page-reporting=on");
+	}
 	add_network(launch, machine, run);
 	/* A clone's kernel is in its memory already; a second copy would cost 10 MB each. */
 	if (machine->kernel && !run->incoming) {

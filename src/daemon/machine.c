@@ -51,6 +51,7 @@ struct cop_machine *cop_machine_new(void)
 
 	machine->disks = g_ptr_array_new_with_free_func((GDestroyNotify)cop_disk_free);
 	machine->extra_args = g_new0(char *, 1);
+	machine->engine = g_strdup("kernel");
 	return machine;
 }
 
@@ -60,6 +61,7 @@ void cop_machine_free(struct cop_machine *machine)
 		return;
 	g_free(machine->type);
 	g_free(machine->accel);
+	g_free(machine->engine);
 	g_free(machine->display);
 	g_free(machine->network);
 	g_free(machine->kernel);
@@ -68,6 +70,11 @@ void cop_machine_free(struct cop_machine *machine)
 	g_strfreev(machine->extra_args);
 	g_ptr_array_unref(machine->disks);
 	g_free(machine);
+}
+
+gboolean cop_machine_is_paged(const struct cop_machine *machine)
+{
+	return strcmp(machine->engine, "pager") == 0;
 }
 
 struct cop_machine *cop_machine_copy(const struct cop_machine *machine)
@@ -100,6 +107,7 @@ JsonObject *cop_machine_to_json(const struct cop_machine *machine)
 
 	json_object_set_string_member(obj, "type", machine->type);
 	json_object_set_string_member(obj, "accel", machine->accel);
+	json_object_set_string_member(obj, "engine", machine->engine);
 	json_object_set_int_member(obj, "memory_bytes", (gint64)machine->memory_bytes);
 	json_object_set_int_member(obj, "cpus", machine->cpus);
 	json_object_set_string_member(obj, "display", machine->display);
@@ -186,6 +194,8 @@ struct cop_machine *cop_machine_from_json(JsonObject *obj, GError **error)
 
 	machine->type = g_strdup(cop_json_str(obj, "type", "", &why));
 	machine->accel = g_strdup(cop_json_str(obj, "accel", "", &why));
+	g_free(machine->engine);
+	machine->engine = g_strdup(cop_json_str(obj, "engine", "kernel", &why));
 	memory = cop_json_int(obj, "memory_bytes", 0, &why);
 	cpus = cop_json_int(obj, "cpus", 1, &why);
 	machine->memory_bytes = (uint64_t)memory;
@@ -207,6 +217,8 @@ struct cop_machine *cop_machine_from_json(JsonObject *obj, GError **error)
 	if (!why && (!*machine->type || strchr(machine->type, ',') || memory <= 0 || cpus < 1 ||
 		     cpus > 1024 ||
 		     (strcmp(machine->accel, "tcg") != 0 && strcmp(machine->accel, "kvm") != 0) ||
+		     (strcmp(machine->engine, "pager") != 0 &&
+		      strcmp(machine->engine, "kernel") != 0) ||
 		     (machine->kernel && !plain_name(machine->kernel)) ||
 		     (machine->initrd && !plain_name(machine->initrd))))
 		cop_gerror_set(&why, COP_ERR_DAMAGED, "an incomplete machine description");

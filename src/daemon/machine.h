@@ -29,6 +29,8 @@ struct cop_disk {
 struct cop_machine {
 	char *type;  /* QEMU machine type with its version, such as pc-q35-7.2 */
 	char *accel; /* "tcg" or "kvm" */
+	/* "pager" or "kernel". A machine of the pager's has a balloon, so all that come of it are. */
+	char *engine;
 	uint64_t memory_bytes;
 	unsigned cpus;
 	char *display; /* "vga" or "none" */
@@ -53,6 +55,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(cop_layer_auto, cop_layer_free)
 struct cop_machine *cop_machine_new(void);
 struct cop_machine *cop_machine_copy(const struct cop_machine *machine);
 void cop_machine_free(struct cop_machine *machine);
+gboolean cop_machine_is_paged(const struct cop_machine *machine);
 
 /* JSON form, in VM and template manifests. Caller owns results. */
 JsonObject *cop_machine_to_json(const struct cop_machine *machine);

@@ -7,6 +7,7 @@
 #include "cgroup.h"
 #include "config.h"
 #include "gerror.h"
+#include "pager.h"
 #include "recover.h"
 #include "sockets.h"
 #include "state.h"
@@ -108,22 +109,29 @@ static gboolean on_signal(gpointer user)
 	return G_SOURCE_CONTINUE;
 }
 
+static void trim_log(const char *path)
+{
+	struct stat st;
+
+	if (lstat(path, &st) == 0 && st.st_size > MAX_LOG_BYTES && truncate(path, 0) < 0)
+		g_warning("cannot cut %s: %s", path, g_strerror(errno));
+}
+
 /* A guest can make its QEMU print without end; its log is kept small. */
 static void trim_logs(struct cop_state *state)
 {
+	g_autofree char *pager = g_build_filename(state->config->dir, "pager.log", NULL);
 	GHashTableIter iter;
 	struct cop_vm *vm;
 
+	trim_log(pager);
 	g_mutex_lock(&state->lock);
 	g_hash_table_iter_init(&iter, state->vms);
 	while (g_hash_table_iter_next(&iter, NULL, (void **)&vm)) {
 		g_autofree char *path =
 			g_strdup_printf("%s/vms/%u/qemu.log", state->config->dir, vm->id);
-		struct stat st;
 
-		if (lstat(path, &st) == 0 && st.st_size > MAX_LOG_BYTES &&
-		    truncate(path, 0) < 0)
-			g_warning("cannot cut %s: %s", path, g_strerror(errno));
+		trim_log(path);
 	}
 	g_mutex_unlock(&state->lock);
 }
@@ -203,6 +211,7 @@ int main(int argc, char **argv)
 		cop_cgroup_leave(d.state);
 		return status;
 	}
+	d.state->pager = cop_pager_new(d.state);
 	d.socket_path = g_build_filename(d.config->dir, "coppiced.sock", NULL);
 	d.loop = g_main_loop_new(NULL, FALSE);
 	g_unix_signal_add(SIGTERM, on_signal, &d);
@@ -213,6 +222,7 @@ int main(int argc, char **argv)
 	g_thread_join(adopt);
 	cop_api_free(d.api);
 	(void)unlink(d.socket_path);
+	cop_pager_free(g_steal_pointer(&d.state->pager));
 	(void)rmdir(d.config->ram_dir); /* stays while there are images in it */
 	cop_cgroup_leave(d.state);
 	g_main_loop_unref(d.loop);

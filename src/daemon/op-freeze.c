@@ -25,6 +25,7 @@
 #include "fault.h"
 #include "json.h"
 #include "ops.h"
+#include "pager.h"
 #include "qmp.h"
 #include "ram.h"
 #include "template.h"
@@ -362,6 +363,18 @@ static gboolean commit(struct freeze *f, struct cop_template *tpl, GError **erro
 	return cop_file_sync_dir(parent, error);
 }
 
+/* From now on the image's cold pages may leave RAM, as they are in the file. Only now: a file in
+ * .NAME.new would be gone if the freeze failed. */
+static void tell_pager(struct freeze *f, struct cop_template *tpl)
+{
+	g_autoptr(GError) why = NULL;
+
+	if (cop_machine_is_paged(tpl->machine) &&
+	    !cop_pager_add_image(f->state, tpl->ram_id, tpl->machine->memory_bytes, tpl->domain, tpl,
+				 TRUE, &why))
+		g_warning("template '%s': %s", tpl->name, why->message); /* told again by a clone */
+}
+
 static void drop_intent(struct cop_vm *vm)
 {
 	JsonObject *intent;
@@ -385,7 +398,7 @@ static gboolean freeze_steps(struct freeze *f, struct cop_template *tpl, GError 
 	f->state_fd = cop_file_open(state_path, O_RDWR | O_CREAT | O_EXCL, 0600, error);
 	if (f->state_fd < 0 || !prepare_disks(f, error))
 		return FALSE;
-	f->ram = cop_ram_freeze_begin(f->vm, error);
+	f->ram = cop_ram_freeze_begin(f->vm, tpl->domain, error);
 	if (!f->ram || !cop_vm_send_state_fd(f->vm, f->state_fd, error) || !save_intent(f, error))
 		return FALSE;
 	cop_fault_point("freeze-intent");
@@ -401,6 +414,8 @@ static gboolean freeze_steps(struct freeze *f, struct cop_template *tpl, GError 
 	cop_fault_point("freeze-written");
 	ok = ok && commit(f, tpl, error);
 	cop_fault_point("freeze-committed");
+	if (ok)
+		tell_pager(f, tpl);
 	/* A VM that stands still because something failed goes on. */
 	if (!ok && f->was_running) {
 		g_autoptr(GError) why = NULL;
@@ -431,6 +446,7 @@ static struct cop_template *reserve(struct cop_state *state, const char *name, g
 	} else {
 		tpl = cop_template_new(name);
 		tpl->ephemeral = ephemeral;
+		tpl->domain = cop_pager_new_domain(state);
 		g_hash_table_insert(state->templates, tpl->name, tpl);
 		cop_template_ref(tpl);
 	}

@@ -4,6 +4,7 @@
 #include "disk.h"
 #include "json.h"
 #include "ops.h"
+#include "pager.h"
 #include "ram.h"
 #include "sockets.h"
 #include "vm.h"
@@ -167,12 +168,17 @@ static gboolean boot(struct cop_vm *vm, GError **error)
 {
 	struct cop_state *state = vm->state;
 	gint64 t0 = g_get_monotonic_time();
-	char *ram_id = cop_ram_new(state, vm->machine->memory_bytes, error);
+	char *ram_id;
 	gboolean ok;
 
+	/* Before the image: its store takes part of the tmpfs. */
+	if (cop_machine_is_paged(vm->machine) && !cop_pager_start(state, error))
+		return FALSE;
+	ram_id = cop_ram_new(state, vm->machine->memory_bytes, error);
 	if (!ram_id)
 		return FALSE;
 	g_mutex_lock(&state->lock);
+	vm->domain = cop_pager_new_domain(state);
 	g_free(vm->ram_id); /* of a start that a killed daemon never finished */
 	vm->ram_id = ram_id;
 	vm->ram_shared = TRUE;
@@ -205,16 +211,30 @@ static gboolean run_reserved(struct cop_vm *vm, struct cop_machine *machine, gbo
 	return cop_file_mkdir(dir, 0711, error) && boot(vm, error);
 }
 
+static gboolean choose_engine(struct cop_state *state, const char *engine,
+			      struct cop_machine *machine, GError **error)
+{
+	const char *chosen = cop_pager_choose(state, engine, error);
+
+	if (!chosen)
+		return FALSE;
+	g_free(machine->engine);
+	machine->engine = g_strdup(chosen);
+	return TRUE;
+}
+
 JsonObject *cop_op_run(struct cop_state *state, JsonObject *request, GError **error)
 {
 	static const char *const known[] = {"name", "disks", "kernel", "initrd", "append",
-					    "memory_bytes", "cpus", "accel", "display", "network",
-					    "ssh", "extra_args", NULL};
+					    "memory_bytes", "cpus", "accel", "engine", "display",
+					    "network", "ssh", "extra_args", NULL};
 	static const char *const accels[] = {"auto", "tcg", "kvm", NULL};
+	static const char *const engines[] = {"auto", "pager", "kernel", NULL};
 	struct cop_machine *machine = cop_machine_new(), *made = machine;
 	GError *why = NULL;
 	const char *name = cop_json_str(request, "name", NULL, &why);
 	const char *accel = cop_json_str(request, "accel", "auto", &why);
+	const char *engine = cop_json_str(request, "engine", "auto", &why);
 	gboolean ssh = cop_json_bool(request, "ssh", FALSE, &why);
 	char *names[] = {(char *)name, NULL};
 	g_autoptr(GPtrArray) vms = NULL;
@@ -222,8 +242,10 @@ JsonObject *cop_op_run(struct cop_state *state, JsonObject *request, GError **er
 	gboolean ok;
 
 	ok = !why && cop_json_only(request, known, &why) && one_of("accel", accel, accels, &why) &&
+	     one_of("engine", engine, engines, &why) &&
 	     read_machine(machine, request, &why) &&
-	     cop_accel_choose(state, accel, machine, &why) && cop_state_check_disk(state, &why);
+	     cop_accel_choose(state, accel, machine, &why) &&
+	     choose_engine(state, engine, machine, &why) && cop_state_check_disk(state, &why);
 	if (ok)
 		vms = cop_state_reserve_vms(state, name ? names : NULL, "vm", 1,
 					    machine->memory_bytes, &why);

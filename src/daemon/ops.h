@@ -21,6 +21,8 @@ JsonObject *cop_op_stop(struct cop_state *state, const char *vm, JsonObject *req
 			GError **error);
 JsonObject *cop_op_start(struct cop_state *state, const char *vm, GError **error);
 gboolean cop_op_remove(struct cop_state *state, const char *vm, gboolean force, GError **error);
+JsonObject *cop_op_evict(struct cop_state *state, const char *vm, JsonObject *request,
+			 GError **error);
 /* PNG; caller frees. */
 GBytes *cop_op_screenshot(struct cop_state *state, const char *vm, GError **error);
 

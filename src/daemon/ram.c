@@ -1,5 +1,9 @@
 /* Where guest RAM lives: see ram.h.
  *
+ * With the pager's engine the same images are mapped in the same way, and the pager (pager.h) makes
+ * pages leave RAM and come back. It is told of every VM and image; while a VM is frozen it holds the
+ * VM, whose pages then are all where the kernel's engine would have them.
+ *
  * Freezing a booted VM, which maps its image shared: the image is the template's already; mark()
  * only has the shim map it private, so that later writes leave it alone.
  *
@@ -16,6 +20,9 @@
 #include "ram.h"
 #include "gerror.h"
 #include "json.h"
+#include "pager.h"
+#include "uffd.h"
+#include "proto/pager-client.h"
 #include "proto/shim-client.h"
 
 #include <errno.h>
@@ -31,7 +38,9 @@
 #include <xxhash.h>
 
 #define PAGE 4096ul
-#define CHUNK_BYTES (2ul << 20)
+#define CHUNK_BYTES ((size_t)COP_PAGER_CHUNK_BYTES)
+#define BATCH_BYTES (32 * CHUNK_BYTES) /* read and written at once */
+#define TRIES 3
 #define SHIM_TIMEOUT_MS 10000
 
 struct cop_ram_freeze {
@@ -44,6 +53,9 @@ struct cop_ram_freeze {
 	uint8_t *reserved; /* a bit a page of the new image that is sure to have memory */
 	struct cop_shim_client *shim;
 	struct cop_shim_info where;
+	struct cop_vm *vm;
+	unsigned domain; /* of the new image */
+	gboolean held;	 /* by the pager, until it is told what the VM maps */
 };
 
 /* Bytes that images in the folder may still grow by: a hole gets memory when it is first touched, also
@@ -122,8 +134,9 @@ char *cop_ram_new(struct cop_state *state, uint64_t size_bytes, GError **error)
 
 gboolean cop_ram_launch(struct cop_state *state, struct cop_launch *launch, const char *vm_dir,
 			uid_t uid, const char *ram_id, gboolean shared, uint64_t size_bytes,
-			int listen_fd, GError **error)
+			gboolean paged, int listen_fd, GError **error)
 {
+	g_autoptr(GString) uffd = g_string_new("");
 	g_autofree char *dummy = g_build_filename(vm_dir, "ram", NULL);
 	g_autofree char *path = cop_state_ram_path(state, ram_id);
 	int listen_nr = cop_launch_fd(launch, listen_fd), fd, ram_fd;
@@ -143,13 +156,20 @@ gboolean cop_ram_launch(struct cop_state *state, struct cop_launch *launch, cons
 	ram_fd = cop_file_open(path, shared ? O_RDWR : O_RDONLY, 0, error);
 	if (ram_fd < 0)
 		return FALSE;
+	if (paged) {
+		int device = cop_uffd_open_device(error);
+
+		if (device < -1)
+			return FALSE;
+		g_string_printf(uffd, ":uffd=%d", device < 0 ? 0 : cop_launch_fd(launch, device));
+	}
 	g_ptr_array_add(launch->env, g_strdup_printf("LD_PRELOAD=%s", state->config->shim));
 	g_ptr_array_add(launch->env,
 			g_strdup_printf(COP_SHIM_ENV "=1:listen=%d:ram=%d:mode=%s:dev=%" PRIu64
-						     ":ino=%" PRIu64 ":size=%" PRIu64 ":uid=%u",
+						     ":ino=%" PRIu64 ":size=%" PRIu64 ":uid=%u%s",
 					listen_nr, cop_launch_fd(launch, ram_fd),
 					shared ? "shared" : "private", (uint64_t)st.st_dev,
-					(uint64_t)st.st_ino, size_bytes, geteuid()));
+					(uint64_t)st.st_ino, size_bytes, geteuid(), uffd->str));
 	return TRUE;
 }
 
@@ -279,6 +299,20 @@ static gboolean copy_private(struct cop_ram_freeze *f, GError **error)
 	return ok;
 }
 
+static void drop_new_image(struct cop_ram_freeze *f)
+{
+	if (f->map)
+		munmap(f->map, f->size_bytes);
+	f->map = NULL;
+	if (f->fd >= 0)
+		close(f->fd);
+	f->fd = -1;
+	if (f->id)
+		drop_image(f->state, f->id);
+	g_clear_pointer(&f->id, g_free);
+	g_clear_pointer(&f->reserved, g_free);
+}
+
 /* A clone's new image, with the bytes of the old one. */
 static gboolean new_image(struct cop_ram_freeze *f, GError **error)
 {
@@ -310,13 +344,13 @@ static gboolean new_image(struct cop_ram_freeze *f, GError **error)
 }
 
 /* Is the image really what QEMU has mapped there? A wrong one would become a template of wrong
- * bytes. */
+ * bytes. Pages that were evicted have left anonymous memory in its place. */
 static gboolean check_mapped(struct cop_ram_freeze *f, GError **error)
 {
 	g_autofree char *path = g_strdup_printf("/proc/%d/maps", (int)f->pid);
 	g_autofree char *image = cop_state_ram_path(f->state, f->old_id);
 	FILE *file = fopen(path, "re");
-	gboolean same = FALSE;
+	gboolean seen = FALSE, other = FALSE;
 	char line[512];
 	struct stat st;
 
@@ -325,21 +359,47 @@ static gboolean check_mapped(struct cop_ram_freeze *f, GError **error)
 	while (file && fgets(line, sizeof(line), file)) {
 		unsigned long from, to, inode;
 
-		if (sscanf(line, "%lx-%lx %*s %*s %*s %lu", &from, &to, &inode) == 3 &&
-		    from <= f->where.addr && f->where.addr < to)
-			same = inode == st.st_ino && st.st_ino;
+		if (sscanf(line, "%lx-%lx %*s %*s %*s %lu", &from, &to, &inode) != 3 ||
+		    to <= f->where.addr || from >= f->where.addr + f->size_bytes)
+			continue;
+		seen = seen || (inode == st.st_ino && st.st_ino);
+		other = other || (inode ? inode != st.st_ino : !cop_machine_is_paged(f->vm->machine));
 	}
 	if (file)
 		fclose(file);
-	return same || cop_gerror_set(error, COP_ERR_INTERNAL,
-				      "QEMU has another RAM image mapped than %s", image);
+	return (seen && !other) || cop_gerror_set(error, COP_ERR_INTERNAL,
+						  "QEMU has another RAM image mapped than %s",
+						  image);
 }
 
-struct cop_ram_freeze *cop_ram_freeze_begin(struct cop_vm *vm, GError **error)
+/* The new image, with the pager seeing to it that all of the old one is in RAM meanwhile. */
+static gboolean new_image_paged(struct cop_ram_freeze *f, GError **error)
+{
+	for (int i = 0; i < TRIES; i++) {
+		struct cop_pager_client *loaded = cop_pager_load(f->state, f->old_id, error);
+		gboolean ok, still;
+
+		if (!loaded)
+			return FALSE;
+		ok = new_image(f, error);
+		still = cop_pager_is_loaded(loaded);
+		cop_pager_client_free(loaded);
+		if (still || !ok)
+			return ok;
+		/* It died: pages may have been missing. */
+		drop_new_image(f);
+	}
+	return cop_gerror_set(error, COP_ERR_INTERNAL, "the pager ended %d times while the RAM "
+			      "image was copied", TRIES);
+}
+
+struct cop_ram_freeze *cop_ram_freeze_begin(struct cop_vm *vm, unsigned domain, GError **error)
 {
 	struct cop_ram_freeze *f = g_new0(struct cop_ram_freeze, 1);
-	gboolean ok;
+	gboolean ok, paged = cop_machine_is_paged(vm->machine);
 
+	f->vm = vm;
+	f->domain = domain;
 	f->state = vm->state;
 	f->size_bytes = vm->machine->memory_bytes;
 	f->fd = -1;
@@ -350,6 +410,10 @@ struct cop_ram_freeze *cop_ram_freeze_begin(struct cop_vm *vm, GError **error)
 	ok = f->old_id != NULL;
 	if (!ok)
 		cop_gerror_set(error, COP_ERR_INTERNAL, "QEMU has ended");
+	else if (paged)
+		ok = f->held = cop_pager_hold(vm, error);
+	if (!ok)
+		; /* said already */
 	else if (!ask_shim(vm, &f->shim, &f->where, error) || !check_mapped(f, error))
 		ok = FALSE;
 	else if (f->where.mode == COP_SHIM_MODE_SHARED) {
@@ -360,13 +424,20 @@ struct cop_ram_freeze *cop_ram_freeze_begin(struct cop_vm *vm, GError **error)
 		f->fd = cop_file_open(path, O_RDONLY, 0, error);
 		ok = f->fd >= 0;
 	} else {
-		ok = new_image(f, error);
+		ok = paged ? new_image_paged(f, error) : new_image(f, error);
 	}
 	if (!ok) {
 		cop_ram_freeze_end(f);
 		return NULL;
 	}
 	return f;
+}
+
+/* The pager is told what the VM maps now, and may evict again. */
+static gboolean end_hold(struct cop_ram_freeze *f, GError **error)
+{
+	f->held = FALSE;
+	return cop_pager_release(f->vm, error);
 }
 
 gboolean cop_ram_freeze_mark(struct cop_ram_freeze *f, GError **error)
@@ -379,7 +450,19 @@ gboolean cop_ram_freeze_mark(struct cop_ram_freeze *f, GError **error)
 		return cop_gerror_set(error, COP_ERR_INTERNAL,
 				      "the shim in QEMU could not make the memory private: %s",
 				      why.text);
-	return TRUE;
+	if (!f->held)
+		return TRUE;
+	/* Before the VM goes on: its next fault is for the new image. */
+	g_mutex_lock(&f->state->lock);
+	if (f->vm->ram_id) {
+		g_free(f->vm->ram_id);
+		f->vm->ram_id = g_strdup(f->id);
+		f->vm->ram_shared = FALSE;
+		f->vm->domain = f->domain;
+	}
+	g_mutex_unlock(&f->state->lock);
+	return cop_pager_add_image(f->state, f->id, f->size_bytes, f->domain, NULL, TRUE, error) &&
+	       end_hold(f, error);
 }
 
 const char *cop_ram_freeze_id(const struct cop_ram_freeze *f)
@@ -389,8 +472,16 @@ const char *cop_ram_freeze_id(const struct cop_ram_freeze *f)
 
 void cop_ram_freeze_end(struct cop_ram_freeze *f)
 {
+	g_autoptr(GError) why = NULL;
+
 	if (!f)
 		return;
+	if (f->held) {
+		/* The kernel knows what it maps, wherever the freeze failed. */
+		cop_ram_note_mapping(f->vm);
+		if (!end_hold(f, &why))
+			g_warning("VM '%s': %s", f->vm->name, why->message);
+	}
 	if (f->map)
 		munmap(f->map, f->size_bytes);
 	if (f->fd >= 0)
@@ -409,8 +500,8 @@ static gboolean all_zero(const uint8_t *p, size_t len)
 	return p[0] == 0 && memcmp(p, p + 1, len - 1) == 0;
 }
 
-/* Writes a chunk's pages, runs of zero pages left out. */
-static gboolean write_chunk(int fd, const uint8_t *data, size_t len, uint64_t pos,
+/* Writes pages, runs of zero pages left out. */
+static gboolean write_pages(int fd, const uint8_t *data, size_t len, uint64_t pos,
 			    uint64_t *data_bytes)
 {
 	size_t at = 0;
@@ -433,8 +524,8 @@ static gboolean write_chunk(int fd, const uint8_t *data, size_t len, uint64_t po
 	return TRUE;
 }
 
-/* Reads the chunk at pos; *ret_hole when all of it is a hole. */
-static gboolean read_chunk(int fd, uint8_t *buf, size_t len, uint64_t pos, gboolean *ret_hole)
+/* Reads what is at pos; *ret_hole when all of it is a hole. */
+static gboolean read_part(int fd, uint8_t *buf, size_t len, uint64_t pos, gboolean *ret_hole)
 {
 	off_t data = lseek(fd, (off_t)pos, SEEK_DATA);
 	size_t done = 0;
@@ -452,48 +543,106 @@ static gboolean read_chunk(int fd, uint8_t *buf, size_t len, uint64_t pos, gbool
 	return TRUE;
 }
 
-static void sum_text(const uint8_t *buf, size_t len, char text[17])
+/* 0 for a chunk of zeros; a sum that is 0 counts as 1. */
+static uint64_t chunk_sum(const uint8_t *buf, size_t len)
 {
-	g_snprintf(text, 17, "%016" PRIx64, (uint64_t)XXH3_64bits(buf, len));
+	uint64_t sum;
+
+	if (all_zero(buf, len))
+		return 0;
+	sum = XXH3_64bits(buf, len);
+	return sum ? sum : 1;
+}
+
+static size_t nr_chunks(uint64_t size_bytes)
+{
+	return (size_t)((size_bytes + CHUNK_BYTES - 1) / CHUNK_BYTES);
+}
+
+static char *sums_path(const char *path)
+{
+	return g_strconcat(path, ".sums", NULL);
+}
+
+/* Beside the image, with their own checksum into the manifest. */
+static gboolean save_sums(const char *path, const uint64_t *sums, size_t nr, JsonObject *obj,
+			  GError **error)
+{
+	g_autofree char *to = sums_path(path);
+	char text[17];
+
+	g_snprintf(text, sizeof(text), "%016" PRIx64,
+		   (uint64_t)XXH3_64bits(sums, nr * sizeof(*sums)));
+	json_object_set_string_member(obj, "sums_xxh3", text);
+	return cop_file_replace(to, sums, nr * sizeof(*sums), TRUE, error);
+}
+
+gboolean cop_ram_check_sums(const char *path, JsonObject *obj, uint64_t **ret_sums, GError **error)
+{
+	uint64_t size = (uint64_t)cop_json_int(obj, "size_bytes", -1, NULL);
+	size_t len = nr_chunks(size) * sizeof(uint64_t);
+	g_autofree char *from = sums_path(path);
+	g_autofree uint64_t *sums = NULL;
+	char text[17];
+	int fd;
+	ssize_t n;
+
+	if (size > INT64_MAX)
+		return cop_gerror_set(error, COP_ERR_DAMAGED,
+				      "the RAM image %s has no size in its manifest", path);
+	fd = cop_file_open(from, O_RDONLY, 0, error);
+	if (fd < 0)
+		return FALSE;
+	sums = g_malloc0(len + 1); /* the byte too many tells a longer file */
+	n = pread(fd, sums, len + 1, 0);
+	close(fd);
+	g_snprintf(text, sizeof(text), "%016" PRIx64, (uint64_t)XXH3_64bits(sums, len));
+	if (n != (ssize_t)len || strcmp(text, cop_json_str(obj, "sums_xxh3", "", NULL)) != 0)
+		return cop_gerror_set(error, COP_ERR_DAMAGED,
+				      "the checksums of the RAM image, %s, were altered\n"
+				      "restore the file, or remove the template", from);
+	if (ret_sums)
+		*ret_sums = g_steal_pointer(&sums);
+	return TRUE;
 }
 
 gboolean cop_ram_save(struct cop_state *state, const char *ram_id, const char *path,
-		      JsonObject *sums, GError **error)
+		      JsonObject *obj, GError **error)
 {
 	g_autofree char *from = cop_state_ram_path(state, ram_id);
-	g_autofree uint8_t *buf = g_malloc(CHUNK_BYTES);
-	JsonArray *chunks = json_array_new();
+	g_autofree uint8_t *buf = g_malloc(BATCH_BYTES);
+	g_autofree uint64_t *sums = NULL;
 	int in = cop_file_open(from, O_RDONLY, 0, error), out = -1;
 	uint64_t data_bytes = 0;
 	struct stat st = {0};
 	gboolean ok = in >= 0 && fstat(in, &st) == 0;
 
+	sums = g_new0(uint64_t, nr_chunks((uint64_t)st.st_size) + 1);
 	if (ok) {
 		out = cop_file_open(path, O_RDWR | O_CREAT | O_EXCL, 0600, error);
 		ok = out >= 0 && ftruncate(out, st.st_size) == 0;
 	}
-	for (uint64_t pos = 0; ok && pos < (uint64_t)st.st_size; pos += CHUNK_BYTES) {
-		size_t len = MIN(CHUNK_BYTES, (uint64_t)st.st_size - pos);
+	for (uint64_t pos = 0; ok && pos < (uint64_t)st.st_size; pos += BATCH_BYTES) {
+		size_t len = MIN(BATCH_BYTES, (uint64_t)st.st_size - pos);
 		gboolean hole;
-		char text[17] = "";
 
-		ok = read_chunk(in, buf, len, pos, &hole);
-		if (ok && !hole && !all_zero(buf, len)) {
-			sum_text(buf, len, text);
-			ok = write_chunk(out, buf, len, pos, &data_bytes);
-			/* Starts writing now, so that the sync at the end has less to do. */
+		ok = read_part(in, buf, len, pos, &hole);
+		for (size_t at = 0; ok && !hole && at < len; at += CHUNK_BYTES)
+			sums[(pos + at) / CHUNK_BYTES] =
+				chunk_sum(buf + at, MIN(CHUNK_BYTES, len - at));
+		ok = ok && (hole || write_pages(out, buf, len, pos, &data_bytes));
+		/* Starts writing now, so that the sync at the end has less to do. */
+		if (ok && !hole)
 			(void)sync_file_range(out, (off_t)pos, (off_t)len, SYNC_FILE_RANGE_WRITE);
-		}
-		json_array_add_string_element(chunks, text);
 	}
 	ok = ok && fsync(out) == 0;
 	if (!ok && error && !*error)
 		cop_gerror_errno(error, errno, "cannot write the RAM image to %s", path);
+	ok = ok && save_sums(path, sums, nr_chunks((uint64_t)st.st_size), obj, error);
 	if (ok)
 		(void)posix_fadvise(out, 0, 0, POSIX_FADV_DONTNEED); /* the tmpfs copy is used */
-	json_object_set_int_member(sums, "size_bytes", st.st_size);
-	json_object_set_int_member(sums, "data_bytes", (gint64)data_bytes);
-	json_object_set_array_member(sums, "chunks", chunks);
+	json_object_set_int_member(obj, "size_bytes", st.st_size);
+	json_object_set_int_member(obj, "data_bytes", (gint64)data_bytes);
 	if (in >= 0)
 		close(in);
 	if (out >= 0)
@@ -501,33 +650,49 @@ gboolean cop_ram_save(struct cop_state *state, const char *ram_id, const char *p
 	return ok;
 }
 
-static gboolean check_chunk(const uint8_t *buf, size_t len, gboolean hole, JsonNode *wanted)
+/* Compares chunks with their sums. */
+static gboolean check_part(const char *path, const uint8_t *buf, size_t len, uint64_t pos,
+			   gboolean hole, const uint64_t *sums, GError **error)
 {
-	const char *sum = JSON_NODE_HOLDS_VALUE(wanted) ? json_node_get_string(wanted) : NULL;
-	char text[17] = "";
+	for (size_t at = 0; at < len; at += CHUNK_BYTES) {
+		uint64_t sum = hole ? 0 : chunk_sum(buf + at, MIN(CHUNK_BYTES, len - at));
 
-	if (!hole && !all_zero(buf, len))
-		sum_text(buf, len, text);
-	return g_strcmp0(text, sum) == 0;
+		if (sum != sums[(pos + at) / CHUNK_BYTES])
+			return cop_gerror_set(error, COP_ERR_DAMAGED,
+					      "the RAM image %s was altered: checksum differs at "
+					      "byte %" PRIu64
+					      "\nrestore the file, or remove the template",
+					      path, pos + at);
+	}
+	return TRUE;
 }
 
-gboolean cop_ram_load(struct cop_state *state, const char *path, JsonObject *sums, char **ret_id,
+int cop_ram_open_saved(const char *path, JsonObject *obj, GError **error)
+{
+	uint64_t size = (uint64_t)cop_json_int(obj, "size_bytes", -1, NULL);
+	int fd = cop_file_open(path, O_RDONLY, 0, error);
+	struct stat st = {0};
+
+	if (fd < 0 || (fstat(fd, &st) == 0 && (uint64_t)st.st_size == size))
+		return fd;
+	close(fd);
+	cop_gerror_set(error, COP_ERR_DAMAGED,
+		       "the RAM image %s has %" PRIu64 " bytes, it should have %" PRIu64
+		       "\nit was cut or replaced: restore the file, or remove the template",
+		       path, (uint64_t)st.st_size, size);
+	return -1;
+}
+
+gboolean cop_ram_load(struct cop_state *state, const char *path, JsonObject *obj, char **ret_id,
 		      GError **error)
 {
-	g_autofree uint8_t *buf = g_malloc(CHUNK_BYTES);
-	JsonArray *chunks = cop_json_arr(sums, "chunks");
-	uint64_t size = (uint64_t)cop_json_int(sums, "size_bytes", 0, NULL), ignored = 0;
+	uint64_t size = (uint64_t)cop_json_int(obj, "size_bytes", 0, NULL), ignored = 0;
+	g_autofree uint8_t *buf = g_malloc(BATCH_BYTES);
+	g_autofree uint64_t *sums = NULL;
 	g_autofree char *id = NULL;
-	int in = cop_file_open(path, O_RDONLY, 0, error), out = -1;
-	struct stat st = {0};
-	gboolean ok = in >= 0;
+	int in = cop_ram_open_saved(path, obj, error), out = -1;
+	gboolean ok = in >= 0 && cop_ram_check_sums(path, obj, &sums, error);
 
-	if (ok && (fstat(in, &st) < 0 || (uint64_t)st.st_size != size || !chunks ||
-		   json_array_get_length(chunks) != (size + CHUNK_BYTES - 1) / CHUNK_BYTES))
-		ok = cop_gerror_set(error, COP_ERR_DAMAGED,
-				    "the RAM image %s has %" PRIu64 " bytes, it should have %" PRIu64
-				    "\nit was cut or replaced: restore the file, or remove the template",
-				    path, (uint64_t)st.st_size, size);
 	if (ok && ret_id) {
 		id = cop_ram_new(state, size, error);
 		if (id) {
@@ -537,20 +702,15 @@ gboolean cop_ram_load(struct cop_state *state, const char *path, JsonObject *sum
 		}
 		ok = out >= 0;
 	}
-	for (uint64_t i = 0; ok && i * CHUNK_BYTES < size; i++) {
-		uint64_t pos = i * CHUNK_BYTES;
-		size_t len = MIN(CHUNK_BYTES, size - pos);
+	for (uint64_t pos = 0; ok && pos < size; pos += BATCH_BYTES) {
+		size_t len = MIN(BATCH_BYTES, size - pos);
 		gboolean hole;
 
-		if (!read_chunk(in, buf, len, pos, &hole))
+		if (!read_part(in, buf, len, pos, &hole))
 			ok = cop_gerror_errno(error, errno, "cannot read %s", path);
-		else if (!check_chunk(buf, len, hole,
-				      json_array_get_element(chunks, (guint)i)))
-			ok = cop_gerror_set(error, COP_ERR_DAMAGED,
-					    "the RAM image %s was altered: checksum differs at byte "
-					    "%" PRIu64 "\nrestore the file, or remove the template",
-					    path, pos);
-		else if (out >= 0 && !hole && !write_chunk(out, buf, len, pos, &ignored))
+		else if (!check_part(path, buf, len, pos, hole, sums, error))
+			ok = FALSE;
+		else if (out >= 0 && !hole && !write_pages(out, buf, len, pos, &ignored))
 			ok = cop_gerror_errno(error, errno, "cannot bring %s into memory", path);
 	}
 	if (in >= 0) {
@@ -592,14 +752,40 @@ void cop_ram_note_mapping(struct cop_vm *vm)
 		fclose(file);
 }
 
-gboolean cop_ram_measure(pid_t pid, const char *ram_path, gboolean ram_shared,
+/* Where guest RAM is: pieces of its file tell by their offset, also when others were replaced. */
+static gboolean find_region(pid_t pid, const char *ram_path, unsigned long *ret_addr)
+{
+	g_autofree char *path = g_strdup_printf("/proc/%d/maps", (int)pid);
+	FILE *file = fopen(path, "re");
+	gboolean found = FALSE;
+	char line[512];
+
+	while (file && !found && fgets(line, sizeof(line), file)) {
+		unsigned long from, offset;
+
+		line[strcspn(line, "\n")] = '\0';
+		found = strstr(line, ram_path) &&
+			sscanf(line, "%lx-%*x %*s %lx", &from, &offset) == 2;
+		if (found)
+			*ret_addr = from - offset;
+	}
+	if (file)
+		fclose(file);
+	return found;
+}
+
+gboolean cop_ram_measure(pid_t pid, const char *ram_path, gboolean ram_shared, uint64_t size_bytes,
 			 struct cop_ram_use *ret)
 {
 	g_autofree char *path = g_strdup_printf("/proc/%d/smaps", (int)pid);
+	g_autofree char *status = g_strdup_printf("/proc/%d/status", (int)pid);
+	g_autofree char *text = NULL;
+	unsigned long addr = 0;
+	gboolean known = find_region(pid, ram_path, &addr), is_ram = FALSE;
 	FILE *file = fopen(path, "re");
-	char line[512];
-	gboolean is_ram = FALSE;
 	unsigned long long kib, rss = 0;
+	const char *at;
+	char line[512];
 
 	memset(ret, 0, sizeof(*ret));
 	if (!file)
@@ -608,8 +794,7 @@ gboolean cop_ram_measure(pid_t pid, const char *ram_path, gboolean ram_shared,
 		unsigned long from, to;
 
 		if (sscanf(line, "%lx-%lx ", &from, &to) == 2) {
-			line[strcspn(line, "\n")] = '\0';
-			is_ram = strstr(line, ram_path) != NULL;
+			is_ram = known && from >= addr && from < addr + size_bytes;
 			rss = 0;
 		} else if (sscanf(line, "Rss: %llu kB", &kib) == 1) {
 			rss = kib * 1024;
@@ -625,5 +810,8 @@ gboolean cop_ram_measure(pid_t pid, const char *ram_path, gboolean ram_shared,
 		}
 	}
 	fclose(file);
+	if (g_file_get_contents(status, &text, NULL, NULL) && (at = strstr(text, "VmPTE:")) &&
+	    sscanf(at, "VmPTE: %llu", &kib) == 1)
+		ret->page_table_bytes = kib * 1024;
 	return TRUE;
 }

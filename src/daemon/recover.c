@@ -10,6 +10,7 @@
 #include "recover.h"
 #include "gerror.h"
 #include "ops.h"
+#include "pager.h"
 #include "ram.h"
 #include "template.h"
 #include "vm.h"
@@ -68,6 +69,20 @@ static gboolean check_ram_dir(struct cop_state *state, GError **error)
 	return TRUE;
 }
 
+/* A folder that was copied has another template's. */
+static gboolean domain_taken(struct cop_state *state, unsigned domain)
+{
+	struct cop_template *tpl;
+	GHashTableIter iter;
+
+	g_hash_table_iter_init(&iter, state->templates);
+	while (g_hash_table_iter_next(&iter, NULL, (void **)&tpl)) {
+		if (tpl->domain == domain)
+			return TRUE;
+	}
+	return FALSE;
+}
+
 static void read_templates(struct cop_state *state)
 {
 	g_autofree char *folder = g_build_filename(state->config->dir, "templates", NULL);
@@ -85,6 +100,8 @@ static void read_templates(struct cop_state *state)
 			continue;
 		}
 		tpl = cop_template_read(state, name);
+		if (!tpl->domain || domain_taken(state, tpl->domain))
+			tpl->domain = cop_pager_new_domain(state);
 		g_hash_table_insert(state->templates, tpl->name, tpl);
 	}
 	/* A parent that was removed is not noted in its children's manifests. */
@@ -134,6 +151,14 @@ void cop_recover_adopt(struct cop_state *state)
 	g_mutex_lock(&state->lock);
 	vms = cop_state_all_vms(state);
 	g_mutex_unlock(&state->lock);
+	/* First of all: a QEMU that waits for a page does not answer its monitor. */
+	for (guint i = 0; i < vms->len; i++) {
+		struct cop_vm *vm = vms->pdata[i];
+
+		if (vm->pid && cop_vm_pid_start(vm->pid) == vm->pid_start)
+			cop_ram_note_mapping(vm);
+	}
+	cop_pager_take_up(state);
 	for (guint i = 0; i < vms->len; i++) {
 		struct cop_vm *vm = vms->pdata[i];
 		gboolean was_starting = vm->run == COP_VM_STARTING;

@@ -3,6 +3,7 @@
 #include "console.h"
 #include "gerror.h"
 #include "json.h"
+#include "pager.h"
 #include "qmp.h"
 #include "template.h"
 
@@ -95,6 +96,7 @@ void cop_vm_unref(struct cop_vm *vm)
 	g_free(vm->template);
 	cop_machine_free(vm->machine);
 	g_free(vm->ram_id);
+	g_free(vm->doom);
 	cop_qmp_unref(vm->qmp);
 	cop_console_unref(vm->console);
 	if (vm->pidfd >= 0)
@@ -130,6 +132,7 @@ void cop_template_unref(struct cop_template *tpl)
 	g_free(tpl->from_vm);
 	cop_machine_free(tpl->machine);
 	g_free(tpl->ram_id);
+	g_free(tpl->lost_ram_id);
 	if (tpl->sums)
 		json_object_unref(tpl->sums);
 	g_mutex_clear(&tpl->load_lock);
@@ -591,4 +594,5 @@ void cop_state_collect(struct cop_state *state)
 		}
 	}
 	g_mutex_unlock(&state->lock);
+	cop_pager_collect(state);
 }

@@ -20,6 +20,7 @@
 
 struct cop_qmp;
 struct cop_console;
+struct cop_pager;
 
 enum cop_vm_state {
 	COP_VM_STARTING,
@@ -49,6 +50,9 @@ struct cop_vm {
 	struct cop_machine *machine;
 	char *ram_id;	   /* RAM image that is mapped; NULL when not running */
 	gboolean ram_shared; /* mapped shared: a booted VM that was never frozen */
+	unsigned domain;     /* trust domain of an image that no template has; 0: not given */
+	gboolean held;	     /* the pager holds it for a freeze */
+	char *doom;	     /* why the daemon has ended the process, or NULL */
 	pid_t pid;	   /* 0 when there is no process */
 	uint64_t pid_start; /* start time from /proc/PID/stat: tells reused ids apart */
 	gboolean saving;    /* the process is gone, its end is being written to vm.json */
@@ -76,6 +80,8 @@ struct cop_template {
 	gint64 created_s;
 	struct cop_machine *machine; /* top layers are read-only; clones add one each */
 	char *ram_id;		     /* copy in ram_dir; NULL when not loaded */
+	char *lost_ram_id;	     /* the one that was there when another daemon served, or NULL */
+	unsigned domain;	     /* trust domain of the pager's records, no other's */
 	GMutex load_lock;	     /* one loader or verifier at a time; taken before `lock` */
 	struct cop_freeze_times times;
 	uint64_t ram_bytes; /* of the RAM image, holes left out */
@@ -97,6 +103,7 @@ struct cop_state {
 	JsonObject *accel_report; /* what "auto" means here; found on first use */
 	GMutex probe_lock;
 	gint64 active_us; /* time of the last request */
+	struct cop_pager *pager; /* the memory engine's process; see pager.h */
 };
 
 struct cop_state *cop_state_new(struct cop_config *config);

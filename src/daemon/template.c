@@ -3,6 +3,7 @@
 #include "disk.h"
 #include "gerror.h"
 #include "json.h"
+#include "pager.h"
 #include "ram.h"
 
 #include <errno.h>
@@ -13,6 +14,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
+
+#define FORMAT 2 /* 1: checksums of 2 MiB each in the manifest */
 
 /* XXH3 128-bit of a whole file, in hexadecimal. */
 static gboolean hash_file(const char *path, char text[33], GError **error)
@@ -89,12 +92,13 @@ gboolean cop_template_save(const struct cop_template *tpl, const char *dir, GErr
 	g_autofree char *path = g_build_filename(dir, "template.json", NULL);
 	g_autoptr(JsonObject) obj = json_object_new();
 
-	json_object_set_int_member(obj, "format", 1);
+	json_object_set_int_member(obj, "format", FORMAT);
 	json_object_set_string_member(obj, "name", tpl->name);
 	cop_json_set_str(obj, "parent", tpl->parent);
 	json_object_set_string_member(obj, "from_vm", tpl->from_vm);
 	json_object_set_boolean_member(obj, "ephemeral", tpl->ephemeral);
 	json_object_set_int_member(obj, "created_s", tpl->created_s);
+	json_object_set_int_member(obj, "domain", tpl->domain);
 	/* Not a promise: after a restart of the host the image is loaded from the file. */
 	cop_json_set_str(obj, "ram_id", tpl->ram_id);
 	json_object_set_object_member(obj, "times", cop_template_times_to_json(&tpl->times));
@@ -114,7 +118,12 @@ static gboolean read_manifest(struct cop_state *state, struct cop_template *tpl,
 
 	if (!obj)
 		return FALSE;
-	if (cop_json_int(obj, "format", 0, NULL) != 1 ||
+	if (cop_json_int(obj, "format", 0, NULL) == 1)
+		return cop_gerror_set(error, COP_ERR_UNSUPPORTED,
+				      "%s is of format 1, which an older coppice wrote\n"
+				      "freeze the template again, or use it with that version",
+				      path);
+	if (cop_json_int(obj, "format", 0, NULL) != FORMAT ||
 	    strcmp(cop_json_str(obj, "name", "", NULL), tpl->name) != 0)
 		return cop_gerror_set(error, COP_ERR_DAMAGED,
 				      "%s is of another format or another template", path);
@@ -130,6 +139,7 @@ static gboolean read_manifest(struct cop_state *state, struct cop_template *tpl,
 	tpl->from_vm = g_strdup(cop_json_str(obj, "from_vm", "", NULL));
 	tpl->ephemeral = cop_json_bool(obj, "ephemeral", FALSE, NULL);
 	tpl->created_s = cop_json_int(obj, "created_s", 0, NULL);
+	tpl->domain = (unsigned)cop_json_int(obj, "domain", 0, NULL) & 0xffff;
 	tpl->ram_bytes =
 		(uint64_t)cop_json_int(cop_json_obj(sums, "ram"), "data_bytes", 0, NULL);
 	tpl->times.window_ms = cop_json_double(times, "window_ms", 0);
@@ -142,6 +152,8 @@ static gboolean read_manifest(struct cop_state *state, struct cop_template *tpl,
 		ram_path = cop_state_ram_path(state, ram_id);
 		if (g_file_test(ram_path, G_FILE_TEST_IS_REGULAR))
 			tpl->ram_id = g_strdup(ram_id);
+		else
+			tpl->lost_ram_id = g_strdup(ram_id);
 	}
 	return TRUE;
 }
@@ -241,24 +253,91 @@ gboolean cop_template_check(struct cop_state *state, struct cop_template *tpl, g
 	return all;
 }
 
+/* The file where the pager notes which chunks clones touch first; it makes sense of any content. */
+static int open_first(const char *ram, uint64_t size_bytes, GError **error)
+{
+	g_autofree char *path = g_strconcat(ram, ".first", NULL);
+	uint64_t nr_chunks = (size_bytes + COP_PAGER_CHUNK_BYTES - 1) / COP_PAGER_CHUNK_BYTES;
+	int fd = cop_file_open(path, O_RDWR | O_CREAT, 0600, error);
+
+	if (fd >= 0 && ftruncate(fd, (off_t)((nr_chunks + 7) / 8)) < 0) {
+		cop_gerror_errno(error, errno, "cannot write %s", path);
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+gboolean cop_template_open_ram(struct cop_state *state, struct cop_template *tpl, int ret_fds[3],
+			       GError **error)
+{
+	g_autofree char *dir = cop_state_template_dir(state, tpl->name);
+	g_autofree char *ram = g_build_filename(dir, "ram", NULL);
+	g_autofree char *sums = g_strconcat(ram, ".sums", NULL);
+	JsonObject *obj = cop_json_obj(tpl->sums, "ram");
+	int fds[3] = {-1, -1, -1};
+
+	fds[0] = cop_ram_open_saved(ram, obj, error);
+	if (fds[0] >= 0 && cop_ram_check_sums(ram, obj, NULL, error))
+		fds[1] = cop_file_open(sums, O_RDONLY, 0, error);
+	if (fds[1] >= 0)
+		fds[2] = open_first(ram, tpl->machine->memory_bytes, error);
+	if (fds[2] < 0) {
+		for (int i = 0; i < 2; i++) {
+			if (fds[i] >= 0)
+				close(fds[i]);
+		}
+		return FALSE;
+	}
+	memcpy(ret_fds, fds, sizeof(fds));
+	return TRUE;
+}
+
+/* An empty image: the pager fills it as clones touch it. */
+static char *empty_image(struct cop_state *state, struct cop_template *tpl, const char *path,
+			 GError **error)
+{
+	JsonObject *sums = cop_json_obj(tpl->sums, "ram");
+	int fd = cop_ram_open_saved(path, sums, error);
+
+	if (fd < 0 || !cop_ram_check_sums(path, sums, NULL, error)) {
+		if (fd >= 0)
+			close(fd);
+		return NULL;
+	}
+	close(fd);
+	return cop_ram_new(state, tpl->machine->memory_bytes, error);
+}
+
 gboolean cop_template_load(struct cop_state *state, struct cop_template *tpl, GError **error)
 {
 	g_autofree char *dir = cop_state_template_dir(state, tpl->name);
 	g_autofree char *path = g_build_filename(dir, "ram", NULL);
-	gboolean ok = TRUE;
+	gboolean paged = cop_machine_is_paged(tpl->machine);
+	gboolean ok = !paged || cop_pager_start(state, error);
 	char *id = NULL;
 
+	if (!ok)
+		return FALSE;
 	g_mutex_lock(&tpl->load_lock);
 	if (!tpl->ram_id) {
-		ok = cop_ram_load(state, path, cop_json_obj(tpl->sums, "ram"), &id, error);
+		if (paged)
+			ok = (id = empty_image(state, tpl, path, error)) != NULL;
+		else
+			ok = cop_ram_load(state, path, cop_json_obj(tpl->sums, "ram"), &id, error);
 		if (ok) {
 			g_mutex_lock(&state->lock);
 			tpl->ram_id = id;
+			/* No record is left of clones of the old image, which a pager may know. */
+			tpl->domain = cop_pager_new_domain(state);
 			g_mutex_unlock(&state->lock);
 			cop_state_unpin(state, id);
 			ok = cop_template_save(tpl, dir, error);
 		}
 	}
+	if (ok && paged)
+		ok = cop_pager_add_image(state, tpl->ram_id, tpl->machine->memory_bytes,
+					 tpl->domain, tpl, FALSE, error);
 	g_mutex_unlock(&tpl->load_lock);
 	return ok;
 }
@@ -373,6 +452,7 @@ JsonObject *cop_template_to_json(struct cop_state *state, struct cop_template *t
 	json_object_set_string_member(obj, "from_vm", tpl->from_vm);
 	json_object_set_boolean_member(obj, "ephemeral", tpl->ephemeral);
 	json_object_set_string_member(obj, "accel", tpl->machine->accel);
+	json_object_set_string_member(obj, "engine", tpl->machine->engine);
 	json_object_set_int_member(obj, "memory_bytes", (gint64)tpl->machine->memory_bytes);
 	json_object_set_int_member(obj, "cpus", tpl->machine->cpus);
 	json_object_set_int_member(obj, "ram_bytes", (gint64)tpl->ram_bytes);

@@ -19,8 +19,12 @@ struct cop_template *cop_template_read(struct cop_state *state, const char *name
  * object a part: "part", "ok", "detail". Blocks; takes tpl->load_lock. */
 gboolean cop_template_check(struct cop_state *state, struct cop_template *tpl, gboolean full,
 			    JsonArray *report, GError **error);
-/* Brings the RAM image into ram_dir when it is not there (after a restart of the host). */
+/* Brings the RAM image into ram_dir when it is not there (after a restart of the host). With the
+ * pager's engine: an empty image, and the pager knows what belongs there. Blocks. */
 gboolean cop_template_load(struct cop_state *state, struct cop_template *tpl, GError **error);
+/* Descriptors for the pager: RAM file, its checksums, chunks touched first. */
+gboolean cop_template_open_ram(struct cop_state *state, struct cop_template *tpl, int ret_fds[3],
+			       GError **error);
 /* Removes a template's folder: renamed first, so that no half of it is taken for a template. */
 void cop_template_remove_folder(struct cop_state *state, const char *name);
 /* Templates frozen from clones of this one have all they need: its parent becomes theirs. With the

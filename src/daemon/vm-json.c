@@ -2,6 +2,7 @@
 #include "disk.h"
 #include "gerror.h"
 #include "json.h"
+#include "pager.h"
 #include "ram.h"
 #include "vm.h"
 
@@ -49,6 +50,7 @@ static gboolean save(struct cop_vm *vm, gboolean durable, GError **error)
 	json_object_set_int_member(obj, "pid_start", (gint64)vm->pid_start);
 	cop_json_set_str(obj, "ram_id", vm->ram_id);
 	json_object_set_boolean_member(obj, "ram_shared", vm->ram_shared);
+	json_object_set_int_member(obj, "domain", vm->domain);
 	json_object_set_int_member(obj, "ssh_port", vm->ssh_port);
 	json_object_set_int_member(obj, "created_s", vm->created_s);
 	if (vm->started_once)
@@ -118,6 +120,7 @@ struct cop_vm *cop_vm_read(struct cop_state *state, unsigned id, GError **error)
 	vm->pid_start = (uint64_t)cop_json_int(obj, "pid_start", 0, NULL);
 	vm->ram_id = g_strdup(cop_json_str(obj, "ram_id", NULL, NULL));
 	vm->ram_shared = cop_json_bool(obj, "ram_shared", FALSE, NULL);
+	vm->domain = (unsigned)cop_json_int(obj, "domain", 0, NULL) & 0xffff;
 	vm->ssh_port = (unsigned)cop_json_int(obj, "ssh_port", 0, NULL);
 	vm->created_s = cop_json_int(obj, "created_s", 0, NULL);
 	word = cop_json_str(obj, "state", "failed", NULL);
@@ -141,14 +144,27 @@ struct cop_vm *cop_vm_read(struct cop_state *state, unsigned id, GError **error)
 	return vm;
 }
 
-static JsonObject *use_to_json(const struct cop_ram_use *use, uint64_t given)
+static JsonObject *use_to_json(struct cop_vm *vm, const struct cop_ram_use *use, uint64_t given,
+			       gboolean paged)
 {
 	JsonObject *obj = json_object_new();
+	uint64_t v[COP_PAGER_NR_VALUES] = {0};
+
+	if (paged)
+		(void)cop_pager_vm_stats(vm, v); /* zeros, then */
 
 	json_object_set_int_member(obj, "given_bytes", (gint64)given);
 	json_object_set_int_member(obj, "private_bytes", (gint64)use->private_bytes);
 	json_object_set_int_member(obj, "shared_bytes", (gint64)use->shared_bytes);
 	json_object_set_int_member(obj, "vmm_bytes", (gint64)use->vmm_bytes);
+	json_object_set_int_member(obj, "page_table_bytes", (gint64)use->page_table_bytes);
+	json_object_set_int_member(obj, "stored_raw_bytes",
+				   (gint64)v[COP_PAGER_VM_STORED_RAW_BYTES]);
+	json_object_set_int_member(obj, "stored_bytes", (gint64)v[COP_PAGER_VM_STORED_BYTES]);
+	json_object_set_int_member(obj, "zero_bytes", (gint64)v[COP_PAGER_VM_ZERO_BYTES]);
+	json_object_set_int_member(obj, "same_bytes", (gint64)v[COP_PAGER_VM_SAME_BYTES]);
+	json_object_set_int_member(obj, "discarded_bytes",
+				   (gint64)v[COP_PAGER_VM_DISCARDED_BYTES]);
 	return obj;
 }
 
@@ -200,7 +216,7 @@ JsonObject *cop_vm_to_json(struct cop_vm *vm, gboolean measure)
 	g_mutex_unlock(&vm->state->lock);
 
 	json_object_set_string_member(obj, "accel", machine ? machine->accel : "tcg");
-	json_object_set_string_member(obj, "engine", "kernel");
+	json_object_set_string_member(obj, "engine", machine ? machine->engine : "kernel");
 	json_object_set_int_member(obj, "memory_bytes",
 				   machine ? (gint64)machine->memory_bytes : 0);
 	json_object_set_int_member(obj, "cpus", machine ? machine->cpus : 0);
@@ -209,9 +225,11 @@ JsonObject *cop_vm_to_json(struct cop_vm *vm, gboolean measure)
 	json_object_set_string_member(obj, "created", created);
 	json_object_set_int_member(obj, "disk_bytes",
 				   (gint64)cop_disk_top_bytes(vm->state, machine));
-	if (measure && alive && ram_path && cop_ram_measure(pid, ram_path, ram_shared, &use))
+	if (measure && alive && ram_path && cop_ram_measure(pid, ram_path, ram_shared,
+							 machine->memory_bytes, &use))
 		json_object_set_object_member(obj, "memory",
-					      use_to_json(&use, machine->memory_bytes));
+					      use_to_json(vm, &use, machine->memory_bytes,
+							  cop_machine_is_paged(machine)));
 	else
 		json_object_set_null_member(obj, "memory");
 	cop_machine_free(machine);

@@ -15,6 +15,7 @@
 #include "fault.h"
 #include "json.h"
 #include "launch.h"
+#include "pager.h"
 #include "qmp.h"
 #include "ram.h"
 #include "sockets.h"
@@ -152,6 +153,8 @@ static void forget_process(struct cop_vm *vm)
 	cop_qmp_close(vm->qmp);
 	cop_console_close(vm->console);
 	g_free(g_steal_pointer(&vm->ram_id));
+	vm->held = FALSE;
+	cop_pager_vm_gone(vm);
 }
 
 static gboolean on_exit_readable(gint fd, GIOCondition condition, gpointer user)
@@ -167,10 +170,13 @@ static gboolean on_exit_readable(gint fd, GIOCondition condition, gpointer user)
 	g_mutex_lock(&state->lock);
 	/* Another daemon's child tells us no status; its SHUTDOWN event has left a reason. */
 	clean = ours ? info.si_code == CLD_EXITED && info.si_status == 0 : *vm->reason != '\0';
+	clean = clean && !vm->doom;
 	vm->run = clean ? COP_VM_STOPPED : COP_VM_FAILED;
 	if (!clean || !*vm->reason) {
 		g_free(vm->reason);
-		if (clean)
+		if (vm->doom)
+			vm->reason = g_strdup(vm->doom);
+		else if (clean)
 			vm->reason = g_strdup("QEMU ended");
 		else if (ours && info.si_code == CLD_EXITED)
 			vm->reason = g_strdup_printf("QEMU failed: %s", tail);
@@ -257,7 +263,8 @@ static gboolean prepare(struct cop_vm *vm, struct cop_launch *launch, const char
 	run.console_fd = cop_launch_fd(launch, fd);
 	fd = listen_in(dir, "shim.sock", SOCK_SEQPACKET, error);
 	if (fd < 0 || !cop_ram_launch(vm->state, launch, dir, uid, vm->ram_id, vm->ram_shared,
-				      vm->machine->memory_bytes, fd, error))
+				      vm->machine->memory_bytes,
+				      cop_machine_is_paged(vm->machine), fd, error))
 		return FALSE;
 	if (!incoming && (!link_blob(vm, dir, vm->machine->kernel, "kernel", error) ||
 			  !link_blob(vm, dir, vm->machine->initrd, "initrd", error)))
@@ -331,7 +338,8 @@ gboolean cop_vm_spawn(struct cop_vm *vm, gboolean incoming, GError **error)
 	pid_t pid = -1;
 
 	fill_process(vm, dir, log, &process);
-	ok = prepare(vm, launch, dir, process.uid, incoming, error);
+	ok = (!cop_machine_is_paged(vm->machine) || cop_pager_start(state, error)) &&
+	     prepare(vm, launch, dir, process.uid, incoming, error);
 	if (ok)
 		pid = cop_launch_fork(launch, &process, &go_fd, error);
 	cop_launch_free(launch);
@@ -344,6 +352,7 @@ gboolean cop_vm_spawn(struct cop_vm *vm, gboolean incoming, GError **error)
 	vm->run = COP_VM_STARTING;
 	g_free(vm->reason);
 	vm->reason = g_strdup("");
+	g_free(g_steal_pointer(&vm->doom));
 	g_mutex_unlock(&state->lock);
 	cop_fault_point("spawn-forked");
 	ok = cop_vm_save(vm, error);
@@ -384,7 +393,9 @@ gboolean cop_vm_spawn(struct cop_vm *vm, gboolean incoming, GError **error)
 		return FALSE;
 	}
 	vm->start.qmp_ms = ms_since(t0);
-	if (!cop_ram_check(vm, error)) {
+	/* Nothing has touched guest RAM so far: a fault would have to wait for the pager. */
+	if (!cop_ram_check(vm, error) ||
+	    (cop_machine_is_paged(vm->machine) && !cop_pager_add_vm(vm, TRUE, error))) {
 		cop_vm_kill(vm);
 		return FALSE;
 	}
@@ -535,6 +546,9 @@ void cop_vm_adopt(struct cop_vm *vm)
 	cop_ram_note_mapping(vm);
 	ok = connect_all(vm, dir, COP_VM_QMP_MS, &why) &&
 	     query_running(vm, &running, &status, &why);
+	/* The pager knows it already, unless it was just being started. */
+	if (ok && strcmp(status, "inmigrate") != 0 && cop_machine_is_paged(vm->machine))
+		ok = cop_pager_add_vm(vm, FALSE, &why);
 	if (!ok || strcmp(status, "inmigrate") == 0) {
 		/* A clone whose start was cut short, or a QEMU that is stuck. */
 		g_warning("ending VM '%s': %s", vm->name, ok ? "it was starting" : why->message);

@@ -5,6 +5,11 @@
 #include "mem/check.h"
 #include "mem/page.h"
 
+uint64_t cop_check(const uint8_t *bytes, size_t len_bytes)
+{
+	return XXH3_64bits(bytes, len_bytes);
+}
+
 uint64_t cop_page_check(const uint8_t *page, unsigned int domain)
 {
 	uint64_t mix = domain * 0x9e3779b97f4a7c15ull;

@@ -7,7 +7,11 @@
 #ifndef COP_MEM_CHECK_H
 #define COP_MEM_CHECK_H
 
+#include <stddef.h>
 #include <stdint.h>
+
+/* XXH3_64 of any bytes. */
+uint64_t cop_check(const uint8_t *bytes, size_t len_bytes);
 
 /* XXH3_64 of the 4096 bytes, mixed with the trust domain, so that equal pages of two domains don't
  * look equal. */

@@ -81,6 +81,7 @@ struct cop_store {
 	uint32_t open_segments[COP_OPEN_SEGMENTS]; /* group numbers, 0: none */
 	struct cop_index hashes;
 	struct cop_sketches sketches;
+	uint32_t trimmed_blocks; /* that were free at the last trim */
 	struct cop_store_stats stats;
 };
 

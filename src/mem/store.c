@@ -1,5 +1,6 @@
 /* store.c - put, get, holders: see store.h. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 
 #include "mem/store-impl.h"
@@ -446,6 +447,26 @@ int cop_store_recode(struct cop_store *s, struct cop_encoder *e, struct cop_deco
 	assert(!r);
 	account(s, &old, 1);
 	return 0;
+}
+
+uint64_t cop_store_trim(struct cop_store *s, int fd)
+{
+	struct cop_arena *a = &s->arena;
+	uint32_t freed = a->nr_kind[COP_BLOCK_FREE] - s->trimmed_blocks, first = 0;
+
+	if (freed > a->nr_blocks) /* fewer are free than there were: nothing to give */
+		freed = 0;
+	s->trimmed_blocks = a->nr_kind[COP_BLOCK_FREE];
+	for (uint32_t b = 0; freed && b <= a->high_block; b++) {
+		if (b < a->high_block && a->kind[b] == COP_BLOCK_FREE)
+			continue;
+		if (b - first >= COP_GROUP_BLOCKS)
+			(void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+					(off_t)first * COP_BLOCK_BYTES,
+					(off_t)(b - first) * COP_BLOCK_BYTES);
+		first = b + 1;
+	}
+	return (uint64_t)freed * COP_BLOCK_BYTES;
 }
 
 int cop_store_verify(const struct cop_store *s, struct cop_decoder *d, uint32_t *ret_record)

@@ -128,6 +128,10 @@ int cop_store_recode(struct cop_store *s, struct cop_encoder *e, struct cop_deco
  */
 size_t cop_store_compact(struct cop_store *s, size_t max_bytes);
 
+/* Gives host memory of blocks that are free back, by punching holes into fd, the file that mem is a
+ * mapping of from offset 0. Returns the bytes of blocks freed since the last call. */
+uint64_t cop_store_trim(struct cop_store *s, int fd);
+
 /* Decodes every record. 0, or the first error with *ret_record set. */
 int cop_store_verify(const struct cop_store *s, struct cop_decoder *d, uint32_t *ret_record);
 

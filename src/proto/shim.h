@@ -4,7 +4,9 @@
  * them.
  *
  * The socket is AF_UNIX SOCK_SEQPACKET: one struct cop_shim_msg a message, the same layout for
- * requests and answers. Every request gets exactly one answer, in order.
+ * requests and answers; ranges follow it in a REPLACE. Every request gets exactly one answer, in
+ * order. On the pager's connection the shim asks too: DISCARD, up to COP_SHIM_MAX_DISCARDS of them
+ * outstanding, answered in any order.
  */
 #ifndef COP_PROTO_SHIM_H
 #define COP_PROTO_SHIM_H
@@ -24,7 +26,28 @@
 enum cop_shim_type {
 	COP_SHIM_HELLO = 1,	  /* no descriptor; describes the region */
 	COP_SHIM_MAP_PRIVATE = 2, /* one descriptor; replaces the whole region */
+	COP_SHIM_ATTACH = 3,  /* this connection is the pager's; the answer has the userfaultfd */
+	COP_SHIM_REPLACE = 4, /* pager: followed by struct cop_shim_range; answer: len done */
+	COP_SHIM_DISCARD = 5, /* from the shim to the pager, which answers: see docs */
 };
+
+/* What REPLACE does to a range of the region. */
+enum cop_shim_op {
+	COP_SHIM_OP_EMPTY = 1,	  /* replace it by empty registered memory, from staging */
+	COP_SHIM_OP_TEMPLATE = 2, /* drop private pages: madvise(MADV_DONTNEED) */
+};
+
+struct cop_shim_range {
+	uint64_t addr; /* in QEMU */
+	uint32_t len;  /* bytes; EMPTY: at most COP_SHIM_STAGING_BYTES */
+	uint32_t op;   /* enum cop_shim_op */
+};
+
+static_assert(sizeof(struct cop_shim_range) == 16, "sent as is");
+
+#define COP_SHIM_MAX_RANGES    256
+#define COP_SHIM_MAX_DISCARDS  16
+#define COP_SHIM_STAGING_BYTES (2u << 20)
 
 /* What the region is mapped from now. */
 enum cop_shim_mode {
@@ -45,7 +68,7 @@ struct cop_shim_msg {
 	uint32_t id;	     /*  8: chosen by the asker; the answer repeats it */
 	int32_t status;	     /* 12: request: 0; answer: 0 or -errno */
 	uint64_t addr;	     /* 16: HELLO request: 0; MAP_PRIVATE request: as HELLO answered */
-	uint64_t len;	     /* 24: bytes; likewise */
+	uint64_t len;	     /* 24: bytes; likewise. REPLACE: ranges, answer: ranges done */
 	uint32_t mode;	     /* 32: request: 0; answer: enum cop_shim_mode */
 	uint32_t flags;	     /* 36: request: 0; answer: enum cop_shim_flag, ORed */
 	uint32_t generation; /* 40: request: 0; answer: number of replacements made so far */

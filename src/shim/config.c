@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum key { KEY_LISTEN, KEY_RAM, KEY_MODE, KEY_UID, KEY_DEV, KEY_INO, KEY_SIZE, NR_KEYS };
+enum key { KEY_LISTEN, KEY_RAM, KEY_MODE, KEY_UID, KEY_DEV, KEY_INO, KEY_SIZE, KEY_UFFD, NR_KEYS };
 
 static const struct {
 	const char *name;
@@ -22,6 +22,7 @@ static const struct {
 	[KEY_DEV] = {"dev=", true, 0, UINT64_MAX},
 	[KEY_INO] = {"ino=", true, 1, UINT64_MAX},
 	[KEY_SIZE] = {"size=", true, 4096, INT64_MAX},
+	[KEY_UFFD] = {"uffd=", false, 0, INT_MAX},
 };
 
 /* The decimal number that is the @len bytes at @text. */
@@ -95,12 +96,17 @@ int cop_shim_config_parse(const char *text, struct cop_shim_config *ret_config)
 	}
 	for (enum key k = 0; k < NR_KEYS; k++)
 		good = good && (given[k] || !keys[k].needed);
+	if (given[KEY_UFFD] && values[KEY_UFFD] > 0 &&
+	    (values[KEY_UFFD] < 3 || values[KEY_UFFD] == values[KEY_LISTEN] ||
+	     values[KEY_UFFD] == values[KEY_RAM]))
+		good = false;
 	if (values[KEY_LISTEN] == values[KEY_RAM] || values[KEY_SIZE] % 4096 != 0)
 		good = false;
 
 	*ret_config = (struct cop_shim_config){
 		.listen_fd = given[KEY_LISTEN] ? (int)values[KEY_LISTEN] : -1,
 		.ram_fd = -1,
+		.uffd_dev_fd = -1,
 	};
 	if (!good)
 		return -EINVAL;
@@ -110,5 +116,7 @@ int cop_shim_config_parse(const char *text, struct cop_shim_config *ret_config)
 	ret_config->dev = values[KEY_DEV];
 	ret_config->ino = values[KEY_INO];
 	ret_config->size_bytes = values[KEY_SIZE];
+	if (given[KEY_UFFD])
+		ret_config->uffd_dev_fd = (int)values[KEY_UFFD];
 	return 0;
 }

@@ -4,12 +4,12 @@
  *
  *	variable = "1:" pair 5*7( ":" pair )	every key at most once, in any order
  *	pair     = "listen=" fd / "ram=" fd / "mode=" ( "shared" / "private" ) / "uid=" number /
- *	           "dev=" number / "ino=" number / "size=" number
- *	fd       = number, 3 to 2147483647, listen and ram unequal
+ *	           "dev=" number / "ino=" number / "size=" number / "uffd=" ( "0" / fd )
+ *	fd       = number, 3 to 2147483647, no two the same
  *	number   = "0" / ( "1"-"9" *digit ), decimal
  *
- * All keys but uid are needed. size is in bytes, a multiple of 4096, not 0. Nothing else is
- *accepted: no spaces, signs, empty pairs or unknown keys; a new key is a new version.
+ * All keys but uid and uffd are needed. size is in bytes, a multiple of 4096, not 0. Nothing else
+ * is accepted: no spaces, signs, empty pairs or unknown keys.
  */
 #ifndef COP_SHIM_CONFIG_H
 #define COP_SHIM_CONFIG_H
@@ -27,6 +27,7 @@ struct cop_shim_config {
 	dev_t dev;		 /* st_dev of the dummy */
 	ino_t ino;		 /* st_ino of the dummy */
 	size_t size_bytes;	 /* of the dummy */
+	int uffd_dev_fd;	 /* an open /dev/userfaultfd; 0: the system call; -1: no paging */
 };
 
 /*

@@ -2,10 +2,11 @@
 /*
  * control.c: the thread that answers the daemon. Protocol in proto/shim.h and docs/formats/shim.md.
  *
- * Purpose: take one connection at a time from a listening socket that the daemon made, answer its
- * requests until it hangs up, take the next. A newer connection from an allowed user ends the
- * older: a daemon that was killed may have left a copy of its end in some child, and must not lock
- * its successor out.
+ * Purpose: take connections from a listening socket that the daemon made, answer the daemon's
+ * requests, hand the pager's connection to paging.c. A connection shows what it is with a message;
+ * the daemon's then ends the daemon's older one: a daemon that was killed may have left a copy of
+ * its end in some child, and must not lock its successor out. Of connections that have not shown it
+ * yet only the newest few are kept; more than one, as daemon and pager may connect together.
  *
  * Threads: one, started once, never joined; it dies with QEMU. All signals are blocked in it, so
  * QEMU's handlers never run there. It waits only in poll(), and never for a peer that does not
@@ -18,6 +19,7 @@
  * goes on.
  */
 #include "shim/control.h"
+#include "shim/paging.h"
 #include "base/cleanup.h"
 #include "base/fd.h"
 
@@ -25,10 +27,13 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/socket.h>
 
-#define STACK_BYTES (128 * 1024)
-#define BREATHER_MS 100
+#define STACK_BYTES  (128 * 1024)
+#define BREATHER_MS  100
+#define NR_NEWCOMERS 4 /* connections that have not shown what they are */
+#define NR_CONNS     (1 + NR_NEWCOMERS)
 
 /* Accept one connection; the descriptor if its user is allowed, else -1. *@ret_error: why accept
  * failed. */
@@ -59,6 +64,10 @@ static int perform(struct cop_shim_region *region, const struct cop_shim_msg *re
 	    request->reserved)
 		return -EINVAL;
 	switch (request->type) {
+	case COP_SHIM_ATTACH:
+		if (!cop_shim_paging_active())
+			return -EOPNOTSUPP;
+		/* fall through */
 	case COP_SHIM_HELLO:
 		return fd >= 0 || request->addr || request->len ? -EINVAL : 0;
 	case COP_SHIM_MAP_PRIVATE:
@@ -70,21 +79,25 @@ static int perform(struct cop_shim_region *region, const struct cop_shim_msg *re
 	}
 }
 
-/* Receive and answer one message. Returns false when the connection is to be closed. */
-static bool serve(const struct cop_shim_control *control, int conn)
+enum outcome { KEEP, CLOSE, IS_DAEMON, HANDED_OVER };
+
+/* Receive and answer one message. A pager's connection is handed over; IS_DAEMON: the message was
+ * one that only a daemon sends. */
+static enum outcome serve(const struct cop_shim_control *control, int conn)
 {
 	struct cop_shim_msg request = {0}, answer = {0};
 	cop_auto_close int fd = -1;
 	size_t nr_fds = 0;
 	ssize_t n = cop_fd_recv(conn, &request, sizeof(request), &fd, 1, &nr_fds, MSG_DONTWAIT);
-	int status, error;
+	int status, error, uffd = cop_shim_paging_fd();
+	bool attach;
 
 	if (n == -EAGAIN)
-		return true;
+		return KEEP;
 	if (n == -E2BIG || n == -EMSGSIZE)
 		status = (int)n;
 	else if (n <= 0)
-		return false;
+		return CLOSE;
 	else if (n != sizeof(request))
 		status = -EMSGSIZE;
 	else
@@ -97,46 +110,81 @@ static bool serve(const struct cop_shim_control *control, int conn)
 	error = cop_shim_region_describe(control->region, &answer);
 	answer.status = status ? status : error;
 	cop_close(&fd); /* whoever reads the answer may count on it */
+	attach = request.type == COP_SHIM_ATTACH && answer.status == 0;
 	/* A peer that lets its answers pile up is hung up on. */
-	return cop_fd_send(conn, &answer, sizeof(answer), NULL, 0, MSG_DONTWAIT) == 0;
+	if (cop_fd_send(conn, &answer, sizeof(answer), &uffd, attach ? 1 : 0, MSG_DONTWAIT) < 0)
+		return CLOSE;
+	if (request.type == COP_SHIM_HELLO || request.type == COP_SHIM_MAP_PRIVATE)
+		return IS_DAEMON;
+	if (!attach)
+		return KEEP;
+	cop_shim_paging_attach(conn);
+	return HANDED_OVER;
+}
+
+/* Put @newer last in @conns, one of NR_NEWCOMERS; if need be the oldest, the first, goes. */
+static void keep_newcomer(int *conns, int newer)
+{
+	int nr = 0;
+
+	for (int i = 0; i < NR_NEWCOMERS; i++) { /* close the ranks */
+		int conn = cop_steal_fd(&conns[i]);
+
+		if (conn >= 0)
+			conns[nr++] = conn;
+	}
+	if (nr == NR_NEWCOMERS) {
+		cop_close(&conns[0]);
+		memmove(&conns[0], &conns[1], (NR_NEWCOMERS - 1) * sizeof(*conns));
+		nr--;
+	}
+	conns[nr] = newer;
 }
 
 static void *control_thread(void *argument)
 {
 	struct cop_shim_control *control = argument;
-	int conn = -1;
+	int conns[NR_CONNS] = {-1, -1, -1, -1, -1}; /* the daemon's; newcomers, the newest last */
 
 	(void)pthread_setname_np(pthread_self(), "coppice-shim"); /* only for people who look */
 	for (;;) {
-		struct pollfd p[2] = {
-			{.fd = control->listen_fd, .events = POLLIN},
-			{.fd = conn, .events = POLLIN}, /* a negative one is skipped */
-		};
+		struct pollfd p[1 + NR_CONNS] = {{.fd = control->listen_fd, .events = POLLIN}};
 
-		if (poll(p, 2, -1) < 0) {
+		for (int i = 0; i < NR_CONNS; i++)
+			p[i + 1] = (struct pollfd){.fd = conns[i], .events = POLLIN};
+		if (poll(p, 1 + NR_CONNS, -1) < 0) { /* negative ones are skipped */
 			if (errno != EINTR && errno != ENOMEM)
 				break;
 			continue;
 		}
-		if (p[1].revents && !serve(control, conn))
-			cop_close(&conn);
+		for (int i = 0; i < NR_CONNS; i++) {
+			enum outcome outcome = p[i + 1].revents ? serve(control, conns[i]) : KEEP;
+
+			if (outcome == CLOSE)
+				cop_close(&conns[i]);
+			else if (outcome == HANDED_OVER)
+				conns[i] = -1;
+			else if (outcome == IS_DAEMON && i > 0) { /* the newer one counts */
+				cop_close(&conns[0]);
+				conns[0] = cop_steal_fd(&conns[i]);
+			}
+		}
 		if (p[0].revents) {
 			int error;
 			int newer = accept_allowed(control, &error);
 
-			if (newer >= 0) {
-				cop_close(&conn);
-				conn = newer;
-			} else if (error == EMFILE || error == ENFILE || error == ENOMEM ||
-				   error == ENOBUFS) {
+			if (newer >= 0)
+				keep_newcomer(&conns[1], newer);
+			else if (error == EMFILE || error == ENFILE || error == ENOMEM ||
+				 error == ENOBUFS)
 				(void)poll(NULL, 0, BREATHER_MS); /* do not spin */
-			} else if (error == EBADF || error == EINVAL || error == ENOTSOCK ||
-				   error == EOPNOTSUPP) {
+			else if (error == EBADF || error == EINVAL || error == ENOTSOCK ||
+				 error == EOPNOTSUPP)
 				break; /* no longer a listening socket */
-			}
 		}
 	}
-	cop_close(&conn);
+	for (int i = 0; i < NR_CONNS; i++)
+		cop_close(&conns[i]);
 	return NULL;
 }
 

@@ -13,6 +13,7 @@
  * -machine mem-merge=off), MADV_DONTDUMP with -machine dump-guest-core=off.
  */
 #include "shim/region.h"
+#include "shim/paging.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -82,6 +83,13 @@ void *cop_shim_region_map(struct cop_shim_region *region, void *addr, size_t len
 		if (mapped == MAP_FAILED)
 			r = -errno;
 	}
+	if (r == 0 && mode == COP_SHIM_MODE_PRIVATE && cop_shim_paging_active()) {
+		r = cop_shim_paging_register(mapped, len_bytes);
+		if (r < 0) {
+			(void)cop_raw_munmap(mapped, len_bytes);
+			mapped = MAP_FAILED;
+		}
+	}
 	if (r == 0) {
 		region->addr = mapped;
 		region->len_bytes = (len_bytes + PAGE_BYTES - 1) & ~(size_t)(PAGE_BYTES - 1);
@@ -121,15 +129,21 @@ bool cop_shim_region_overlaps(struct cop_shim_region *region, const void *addr, 
 
 int cop_shim_region_unmap(struct cop_shim_region *region, void *addr, size_t len_bytes)
 {
+	bool was_seen;
 	int r;
 
 	(void)pthread_mutex_lock(&region->lock);
+	was_seen = region->seen;
+	/* Whatever comes to lie there now is not ours: invariant 2. */
+	region->seen = false;
+	while (region->replacing)
+		(void)pthread_cond_wait(&region->idle, &region->lock);
 	r = cop_raw_munmap(addr, len_bytes);
 	if (r == 0) {
-		/* Whatever comes to lie there now is not ours: invariant 2. */
-		region->seen = false;
 		region->mode = COP_SHIM_MODE_NONE;
 		region->error = -ENXIO;
+	} else {
+		region->seen = was_seen;
 	}
 	(void)pthread_mutex_unlock(&region->lock);
 	return r;
@@ -163,11 +177,18 @@ int cop_shim_region_advise(struct cop_shim_region *region, void *addr, size_t le
 
 	if (group < 0) /* a discard, for example: must not wait for a replacement */
 		return cop_raw_madvise(addr, len_bytes, advice);
+	/* The kernel's same-page merging forgets that a page was write-protected by the pager, and
+	 * a write to it would be lost. It is advice: not taking it is no error. */
+	if (advice == MADV_MERGEABLE && cop_shim_paging_active())
+		return 0;
 	(void)pthread_mutex_lock(&region->lock);
 	r = cop_raw_madvise(addr, len_bytes, advice);
 	/* QEMU sets these on whole blocks; a part of one would be lost by a replacement. */
-	if (r == 0 && region->seen && addr == region->addr && len_bytes >= region->len_bytes)
+	if (r == 0 && region->seen && addr == region->addr && len_bytes >= region->len_bytes) {
 		region->advice[group] = advice;
+		if (group == COP_SHIM_ADVICE_DUMP && cop_shim_paging_active())
+			cop_shim_paging_advise(advice);
+	}
 	(void)pthread_mutex_unlock(&region->lock);
 	return r;
 }
@@ -202,6 +223,13 @@ static int replace(struct cop_shim_region *region, int fd)
 	}
 	region->mode = COP_SHIM_MODE_PRIVATE;
 	region->generation++;
+	if (cop_shim_paging_active()) {
+		r = cop_shim_paging_register(region->addr, region->len_bytes);
+		if (r < 0) { /* holes of the image would be zeros */
+			region->lost = true;
+			return r;
+		}
+	}
 	for (int group = 0; group < COP_SHIM_NR_ADVICE_GROUPS; group++) {
 		/* Advice: the VM is right without it, so a failure is no reason to fail. */
 		if (region->advice[group] >= 0)
@@ -223,10 +251,44 @@ int cop_shim_region_map_private(struct cop_shim_region *region, uint64_t addr, u
 		r = region->error ? region->error : -ENXIO;
 	else if (addr != (uintptr_t)region->addr || len_bytes != region->len_bytes)
 		r = -EINVAL;
+	else if (region->replacing)
+		r = -EBUSY;
 	else
 		r = replace(region, fd);
 	(void)pthread_mutex_unlock(&region->lock);
 	return r;
+}
+
+int cop_shim_region_begin(struct cop_shim_region *region)
+{
+	int r = 0;
+
+	(void)pthread_mutex_lock(&region->lock);
+	if (region->lost)
+		r = -ENOTRECOVERABLE;
+	else if (!region->seen)
+		r = region->error ? region->error : -ENXIO;
+	else if (region->mode != COP_SHIM_MODE_PRIVATE)
+		r = -EINVAL;
+	else
+		region->replacing = true;
+	(void)pthread_mutex_unlock(&region->lock);
+	return r;
+}
+
+void cop_shim_region_end(struct cop_shim_region *region)
+{
+	(void)pthread_mutex_lock(&region->lock);
+	region->replacing = false;
+	(void)pthread_cond_broadcast(&region->idle);
+	(void)pthread_mutex_unlock(&region->lock);
+}
+
+void cop_shim_region_lose(struct cop_shim_region *region)
+{
+	(void)pthread_mutex_lock(&region->lock);
+	region->lost = true;
+	(void)pthread_mutex_unlock(&region->lock);
 }
 
 void cop_shim_region_refuse(struct cop_shim_region *region, int error)

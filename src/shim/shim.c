@@ -31,6 +31,7 @@
 #include "base/fd.h"
 #include "shim/config.h"
 #include "shim/control.h"
+#include "shim/paging.h"
 #include "shim/region.h"
 
 #include <errno.h>
@@ -70,6 +71,8 @@ __attribute__((constructor)) static void shim_init(void)
 	(void)unsetenv("LD_PRELOAD");
 	if (r == 0)
 		r = cop_fd_set_cloexec(shim.config.ram_fd);
+	if (r == 0 && shim.config.uffd_dev_fd > 0)
+		r = cop_fd_set_cloexec(shim.config.uffd_dev_fd);
 	if (shim.config.listen_fd >= 0 && cop_fd_set_cloexec(shim.config.listen_fd) < 0)
 		shim.config.listen_fd = -1;
 	shim.control.listen_fd = shim.config.listen_fd;
@@ -101,10 +104,19 @@ static bool is_dummy(size_t len_bytes, int flags, int fd, off_t offset)
 /* QEMU maps its RAM. It does so once, from its main thread. */
 static void *map_region(void *addr, size_t len_bytes, int prot, int flags)
 {
-	int saved = errno;
-	void *mapped = cop_shim_region_map(&shim.region, addr, len_bytes, prot, flags,
-					   shim.config.ram_fd, shim.config.mode);
-	int r = mapped == MAP_FAILED ? -errno : 0;
+	int saved = errno, r = 0;
+	void *mapped = MAP_FAILED;
+
+	if (shim.config.uffd_dev_fd >= 0 && !cop_shim_paging_active()) {
+		r = cop_shim_paging_init(&shim.region, shim.config.uffd_dev_fd);
+		if (r < 0)
+			cop_shim_region_refuse(&shim.region, r);
+	}
+	if (r == 0) {
+		mapped = cop_shim_region_map(&shim.region, addr, len_bytes, prot, flags,
+					     shim.config.ram_fd, shim.config.mode);
+		r = mapped == MAP_FAILED ? -errno : 0;
+	}
 
 	/* The mapping keeps the file; a descriptor would pin the memory of a template long gone. */
 	cop_close(&shim.config.ram_fd);
@@ -112,6 +124,8 @@ static void *map_region(void *addr, size_t len_bytes, int prot, int flags)
 	if (!atomic_exchange(&shim.started, true)) {
 		int started = cop_shim_control_start(&shim.control);
 
+		if (started == 0 && r == 0 && cop_shim_paging_active())
+			started = cop_shim_paging_start();
 		if (started < 0 && r == 0) { /* a VM that can't be frozen must not start */
 			cop_shim_region_withdraw(&shim.region, started);
 			r = started;
@@ -145,9 +159,36 @@ EXPORT int munmap(void *addr, size_t length)
 	return cop_raw_munmap(addr, length);
 }
 
+/* The part in the region is the pager's to discard; what surrounds it, the kernel's. */
+static int discard(void *addr, size_t length, int advice)
+{
+	uintptr_t from = (uintptr_t)addr, to, first = (uintptr_t)shim.region.addr,
+		  last = first + shim.region.len_bytes;
+	int saved = errno, r;
+
+	/* What the kernel refuses, too. */
+	if (from % 4096 || __builtin_add_overflow(length, 4095, &length) ||
+	    __builtin_add_overflow(from, length &= ~(size_t)4095, &to)) {
+		errno = EINVAL;
+		return -1;
+	}
+	if (from < first && cop_raw_madvise(addr, first - from, advice) < 0)
+		return -1;
+	if (to > last && cop_raw_madvise((void *)last, to - last, advice) < 0)
+		return -1;
+	from = from < first ? first : from;
+	to = to > last ? last : to;
+	r = cop_shim_paging_discard((void *)from, to - from);
+	errno = r < 0 ? -r : saved;
+	return r < 0 ? -1 : 0;
+}
+
 EXPORT int madvise(void *addr, size_t length, int advice)
 {
-	if (shim.armed && cop_shim_region_overlaps(&shim.region, addr, length))
+	if (shim.armed && cop_shim_region_overlaps(&shim.region, addr, length)) {
+		if (cop_shim_paging_active() && (advice == MADV_DONTNEED || advice == MADV_REMOVE))
+			return discard(addr, length, advice);
 		return cop_shim_region_advise(&shim.region, addr, length, advice);
+	}
 	return cop_raw_madvise(addr, length, advice);
 }

@@ -168,7 +168,9 @@ def error(code, message, hint=""):
 
 
 def vm(name="desk", **changes):
-    memory = {"given_bytes": 1 << 30, "private_bytes": 5 << 20, "shared_bytes": 300 << 20, "vmm_bytes": 30 << 20}
+    memory = {"given_bytes": 1 << 30, "private_bytes": 5 << 20, "shared_bytes": 300 << 20, "vmm_bytes": 30 << 20,
+              "page_table_bytes": 1 << 20, "stored_raw_bytes": 8 << 20, "stored_bytes": 2 << 20, "zero_bytes": 3 << 20,
+              "same_bytes": 4 << 20, "discarded_bytes": 6 << 20}
     start = {"spawn_ms": 5.5, "qmp_ms": 40, "load_ms": 15, "total_ms": 310.25}
     return {"name": name, "id": 1, "state": "running", "reason": "", "busy": "", "template": None, "pid": 7,
             "accel": "tcg", "engine": "kernel", "memory_bytes": 1 << 30, "cpus": 1,
@@ -181,6 +183,6 @@ FREEZE = {"window_ms": 61.2, "disks_ms": 20, "state_ms": 30, "ram_ms": 1, "total
 
 def template(name="base", **changes):
     return {"name": name, "created": "2026-01-01T00:00:00Z", "parent": None, "from_vm": "desk", "ephemeral": False,
-            "accel": "tcg", "memory_bytes": 1 << 30, "cpus": 1, "ram_bytes": 480 << 20, "resident_bytes": 480 << 20,
+            "accel": "tcg", "engine": "kernel", "memory_bytes": 1 << 30, "cpus": 1, "ram_bytes": 480 << 20, "resident_bytes": 480 << 20,
             "state_bytes": 2 << 20, "disk_bytes": 1 << 20, "file_bytes": 482 << 20, "clones": ["desk"],
             "templates": [], "freeze": FREEZE, **changes}

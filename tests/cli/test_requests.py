@@ -12,9 +12,9 @@ from fake_daemon import FREEZE, error, template, vm
     (["disk.img"], {"disks": ["disk.img"]}),
     (["disk.img", "--disk", "b.img", "--disk=/abs/c.img"], {"disks": ["disk.img", "b.img", "/abs/c.img"]}),
     (["--kernel", "k", "--initrd", "i", "--append", "quiet x=1"], {"kernel": "k", "initrd": "i", "append": "quiet x=1"}),
-    (["disk.img", "-n", "a", "-m", "512M", "-c", "2", "--accel", "tcg", "--display", "none", "--network", "isolated",
+    (["disk.img", "-n", "a", "-m", "512M", "-c", "2", "--accel", "tcg", "--engine", "kernel", "--display", "none", "--network", "isolated",
       "--ssh", "--qemu-arg=-device", "--qemu-arg", "virtio-rng-pci"],
-     {"disks": ["disk.img"], "name": "a", "memory_bytes": 512 << 20, "cpus": 2, "accel": "tcg", "display": "none",
+     {"disks": ["disk.img"], "name": "a", "memory_bytes": 512 << 20, "cpus": 2, "accel": "tcg", "engine": "kernel", "display": "none",
       "network": "isolated", "ssh": True, "extra_args": ["-device", "virtio-rng-pci"]}),
 ])
 def test_run(coppice, daemon, folder, args, body):
@@ -190,22 +190,47 @@ def test_templates(coppice, daemon):
 # Catches: figures under the wrong name; unknown limits that show as 0.
 def test_stats(coppice, daemon):
     used = {"used": 1, "max": 2 << 30}
+    engine = dict.fromkeys(("pid", "store_bytes", "metadata_bytes", "index_bytes", "records", "raw_bytes", "duplicate_pages",
+                            "evicted_pages", "restored_pages", "faults", "damaged_vms", "store_limit_bytes", "used_bytes",
+                            "limit_bytes"), 0)
+    parts = {f"{part}_bytes": (i + 1) << 20 for i, part in enumerate(
+        ("private", "images", "store", "vmm", "pager", "daemon", "helpers", "kernel", "cache", "sum"))}
     stats = {"vms": [{"name": "desk", "state": "running", "memory": vm()["memory"]}],
              "total": {"vms": 1, "given_bytes": 1 << 30, "private_bytes": 5 << 20, "shared_bytes": 300 << 20,
                        "vmm_bytes": 30 << 20, "paid_bytes": 335 << 20, "ratio": 3.06, "source": "cgroup v2"},
              "host": {"memory_bytes": 8 << 30, "available_bytes": 4 << 30, "cgroup": "/x", "limit_bytes": None,
                       "peak_bytes": None, "anon_bytes": 0, "shmem_bytes": 0, "file_bytes": 0, "other_bytes": 0},
-             "limits": {"vms": {"used": 1, "max": 256}, "memory_bytes": used, "disk_bytes": used}}
+             "limits": {"vms": {"used": 1, "max": 256}, "memory_bytes": used, "disk_bytes": used},
+             "templates": [{"name": "base", "ram_bytes": 1, "resident_bytes": 1, "loaded_bytes": 0, "dropped_bytes": 0}],
+             "engine": {**engine, "raw_bytes": 8 << 20, "store_bytes": 3 << 20, "records": 17}, "parts": parts}
     daemon.on("GET /v1/stats", 200, stats)
     daemon.on("GET /v1/vms/desk", 200, vm())
     out = coppice("stats").out
     for text in ("1 VMs were given 1.0 GiB; the host pays 335 MiB: ratio 3.1\n", "paid is read from cgroup v2\n",
-                 "cgroup /x: limit none, peak unknown\n", "limits: VMs 1 of 256, memory given 1 B of 2.0 GiB"):
+                 "cgroup /x: limit none, peak unknown\n", "limits: VMs 1 of 256, memory given 1 B of 2.0 GiB",
+                 "store: pages of 8.0 MiB in 3.0 MiB, 17 records", "RAM images 2.0 MiB, store 3.0 MiB, QEMU 4.0 MiB"):
         assert text in out
+    assert coppice("top", "--once").out.startswith("1 VMs were given") and coppice("top").out == coppice("top", "-1").out
+    assert coppice.json("top") == stats
     one = coppice("stats", "desk").out.splitlines()
-    assert one[1].split() == "desk running 1.0 GiB 5.0 MiB 300 MiB 30.0 MiB".split()
+    assert one[1].split() == ("desk running 1.0 GiB 5.0 MiB 300 MiB 8.0 MiB 2.0 MiB 3.0 MiB 4.0 MiB "
+                              "6.0 MiB 30.0 MiB").split()
     assert one[-1] == "started in 0.31 s (QEMU started 5.5 ms, its monitor answers 40 ms, state loaded 15 ms)"
     assert coppice.json("stats") == stats
+    daemon.on("GET /v1/stats", 200, {**stats, "engine": None, "vms": []})
+    assert "store: pages" not in coppice("stats").out
+
+
+# Catches: an eviction of another size than asked for.
+def test_evict(coppice, daemon):
+    daemon.on("POST /v1/vms/desk/evict", 200, {"evicted_bytes": 5 << 20})
+    assert coppice("evict", "desk").out == "5.0 MiB of 'desk' left RAM\n"
+    assert coppice.json("evict", "desk", "--all") == {"evicted_bytes": 5 << 20}
+    coppice("evict", "desk", "--bytes", "64M")
+    coppice("evict", "desk", "--all", "--bytes", "1", status=2)
+    coppice("evict", "desk", "--bytes", "much", status=2)
+    coppice("evict", status=2)
+    assert [r[2] for r in daemon.requests] == [{}, {}, {"bytes": 64 << 20}]
 
 
 # Catches: a picture that is cut or saved under the wrong name, and --all that asks VMs without a screen.
@@ -226,9 +251,9 @@ def test_screenshot(coppice, daemon, folder):
 def test_doctor(coppice, daemon):
     checks = [{"name": "qemu", "status": "ok", "found": "7.2", "advice": ""},
               {"name": "kvm", "status": "warn", "found": "none", "advice": "load kvm"}]
-    daemon.on("GET /v1/doctor", 200, {"accel": "tcg", "checks": checks})
+    daemon.on("GET /v1/doctor", 200, {"accel": "tcg", "engine": "pager", "checks": checks})
     out = coppice("doctor").out
-    assert "warn    kvm    none\n" in out and "  kvm: load kvm\n" in out and "picks tcg" in out
+    assert "warn    kvm    none\n" in out and "  kvm: load kvm\n" in out and "picks tcg here, '--engine auto' pager." in out
     checks[0]["status"] = "fail"
     coppice("doctor", status=1)
     assert coppice.json("doctor", status=1)["checks"] == checks

@@ -19,6 +19,7 @@ from coppice_client import DEADLINE_S, ApiError, Client, Console, wait_until  # 
 BUILD = Path(os.environ.get("COPPICE_BUILD", "build")).absolute()
 ASAN = Path(os.environ.get("COPPICE_BUILD_ASAN", BUILD)).absolute()
 IMAGES = Path(os.environ.get("COPPICE_IMAGES", ".cache/images")).absolute()
+ENGINE = os.environ.get("COPPICE_ENGINE", "auto")  # for a run of all tests on one engine
 PROMPT = b"coppice# "
 
 
@@ -41,7 +42,7 @@ class Daemon(Client):
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [*self.prefix, self.build / "src/daemon/coppiced", "--dir", self.dir, "--ready-fd", str(write_end),
-                 "--shim", BUILD / "src/shim/libcoppice-shim.so", *self.options],
+                 "--shim", BUILD / "src/shim/libcoppice-shim.so", "--engine", ENGINE, *self.options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[write_end])
         os.close(write_end)
         with os.fdopen(read_end) as ready:
@@ -103,7 +104,8 @@ class Daemon(Client):
         ram_dir = self.ram_dir()
         found = {str(p.relative_to(self.dir)) for p in self.dir.rglob("*")
                  if p.is_file() and p.suffix != ".log"}
-        return (found - {"lock"}) | {f"ram:{p.name}" for p in ram_dir.iterdir()}
+        # The pager's are there while it runs.
+        return (found - {"lock", "pager.lock"}) | {f"ram:{p.name}" for p in ram_dir.iterdir() if p.name != "store"}
 
     def ram_dir(self):
         if self.ram_dir_given:
@@ -129,6 +131,7 @@ class Daemon(Client):
         assert not left, f"files left behind: {left}\n{text}"
         assert not pids, f"processes left behind: {pids}\n{text}"
         assert not cgroup or not os.path.exists(cgroup), f"cgroup left behind: {cgroup}"
+        assert not list(self.dir.glob("pager.sock")) and not list(self.ram_dir().glob("store")), "the pager was left behind"
         for surprise in ("CRITICAL", "Sanitizer", "runtime error", "assertion"):
             assert surprise not in text, text
         assert self.ram_dir_given or not self.ram_dir().exists(), "RAM folder left behind"
@@ -140,6 +143,29 @@ def minimal_machine(memory_mib=128):
     return {"kernel": str(image / manifest["kernel"]), "initrd": str(image / manifest["initrd"]),
             "append": manifest["append"], "memory_bytes": memory_mib << 20, "display": "none",
             "network": "none", "accel": "tcg"}
+
+
+def extents(path):
+    """Where a sparse file has something."""
+    with open(path, "rb") as file:
+        at = 0
+        while True:
+            try:
+                at = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            except OSError:
+                return
+            end = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+            yield at, end
+            at = end
+
+
+def expect_image_untouched(daemon, template):
+    """What of a template is in RAM is what its file has."""
+    folder = daemon.dir / "templates" / template
+    image = daemon.ram_dir() / json.loads((folder / "template.json").read_text())["ram_id"]
+    with open(image, "rb") as memory_file, open(folder / "ram", "rb") as file:
+        for at, end in extents(image):
+            assert os.pread(memory_file.fileno(), end - at, at) == os.pread(file.fileno(), end - at, at), hex(at)
 
 
 def qemus_of(directory):

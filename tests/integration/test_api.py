@@ -50,6 +50,7 @@ def test_every_path(daemon, tmp_path):
     assert check(daemon, "GET", "/v1/openapi.json", 200) == CONTRACT
     check(daemon, "GET", "/v1/doctor", 200)
     check(daemon, "GET", "/v1/stats", 200)
+    assert b"# TYPE coppice_paid_bytes gauge\n" in check(daemon, "GET", "/metrics", 200)
     assert check(daemon, "GET", "/v1/vms", 200)["vms"] == []
     vm = check(daemon, "POST", "/v1/vms", 201, machine)
     assert vm["ssh_port"] and vm["vnc_socket"]
@@ -59,6 +60,9 @@ def test_every_path(daemon, tmp_path):
     check(daemon, "POST", "/v1/vms/{name}/pause", 200, name="m")
     check(daemon, "POST", "/v1/vms/{name}/resume", 200, name="m")
     assert check(daemon, "GET", "/v1/vms/{name}/screenshot", 200, name="m").startswith(b"\x89PNG")
+    engine = check(daemon, "GET", "/v1/doctor", 200)["engine"]
+    assert check(daemon, "GET", "/v1/vms/{name}", 200, name="m")["engine"] == engine
+    check(daemon, "POST", "/v1/vms/{name}/evict", 200 if engine == "pager" else 409, {"bytes": 1 << 20}, name="m")
     check(daemon, "POST", "/v1/vms/{name}/freeze", 201, {"template": "t"}, name="m")
     check(daemon, "GET", "/v1/templates", 200)
     check(daemon, "GET", "/v1/templates/{name}", 200, name="t")

@@ -15,6 +15,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -54,6 +55,35 @@ int make_ram(size_t bytes)
 		p[i] = pattern(i);
 	assert_int_equal(munmap(p, bytes), 0);
 	return fd;
+}
+
+void punch_page(int fd, size_t gfn)
+{
+	assert_int_equal(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				   (off_t)(gfn * PAGE), PAGE),
+			 0);
+}
+
+bool is_hole(int fd, size_t gfn)
+{
+	off_t at = lseek(fd, (off_t)(gfn * PAGE), SEEK_DATA);
+
+	return at < 0 || (size_t)at >= (gfn + 1) * PAGE;
+}
+
+void need_uffd(enum uffd kind)
+{
+	int fd;
+
+	if (kind == UFFD_DEVICE)
+		fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	else
+		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0) {
+		print_message("no userfaultfd here: %s\n", strerror(errno));
+		skip();
+	}
+	close(fd);
 }
 
 unsigned char file_byte(int fd, size_t at)
@@ -114,6 +144,8 @@ void rig_init(struct rig *rig, const struct rig_options *options)
 	assert_int_equal(chmod(rig->socket, 0666), 0); /* so that the shim has to refuse */
 	assert_int_equal(listen(rig->listen_fd, 8), 0);
 	rig->ram_fd = make_ram(options->file_bytes ? options->file_bytes : rig->ram_bytes);
+	for (size_t gfn = 0; options->holes && gfn < rig->ram_bytes / PAGE; gfn += 8)
+		punch_page(rig->ram_fd, gfn);
 }
 
 static void child(struct rig *rig, const struct rig_options *options, char *const argv[], int in,
@@ -122,14 +154,18 @@ static void child(struct rig *rig, const struct rig_options *options, char *cons
 	char variable[256], preload[512], path[32];
 	bool shared = !strcmp(options->mode, "shared");
 	struct stat st;
-	int ram, listen_fd;
+	int ram, listen_fd, uffd = -1;
 
 	if (in >= 0 && (dup2(in, 0) < 0 || dup2(out, 1) < 0))
 		_exit(120);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", rig->ram_fd);
 	ram = open(path, shared || options->writable ? O_RDWR : O_RDONLY);
+	if (options->uffd == UFFD_DEVICE || options->uffd == UFFD_WRONG)
+		uffd = open(options->uffd == UFFD_DEVICE ? "/dev/userfaultfd" : "/dev/null",
+			    O_RDWR);
 	if (fstat(rig->dummy_fd, &st) < 0 || ram < 0)
 		_exit(121);
+	uffd = fcntl(uffd, F_DUPFD_CLOEXEC, 20);
 	/* Out of the way of the final numbers first. */
 	ram = fcntl(ram, F_DUPFD_CLOEXEC, 20);
 	listen_fd = fcntl(rig->listen_fd, F_DUPFD_CLOEXEC, 20);
@@ -137,10 +173,14 @@ static void child(struct rig *rig, const struct rig_options *options, char *cons
 	close_range(20, ~0u, CLOSE_RANGE_CLOEXEC); /* whatever the test runner left open */
 	if (dup2(options->deaf ? ram : listen_fd, 5) < 0 || dup2(ram, 6) < 0)
 		_exit(122);
+	if (uffd >= 0 && dup2(uffd, 7) < 0)
+		_exit(122);
 	snprintf(variable, sizeof(variable), "1:listen=5:ram=6:mode=%s:dev=%ju:ino=%ju:size=%zu",
 		 options->mode, (uintmax_t)st.st_dev, (uintmax_t)st.st_ino, rig->ram_bytes);
 	if (options->allowed_uid)
 		sprintf(variable + strlen(variable), ":uid=%u", options->allowed_uid);
+	if (options->uffd)
+		strcat(variable, options->uffd == UFFD_SYSCALL ? ":uffd=0" : ":uffd=7");
 	if (!options->variable)
 		setenv("COPPICE_SHIM", variable, 1);
 	else if (*options->variable)
@@ -191,17 +231,27 @@ void rig_start_victim(struct rig *rig, const struct rig_options *options, const 
 	rig_start(rig, options, argv);
 }
 
-intmax_t rig_do(struct rig *rig, const char *command, ...)
+static void tell(struct rig *rig, const char *command, va_list ap)
 {
-	char line[256];
-	va_list ap;
-	intmax_t value;
-
-	va_start(ap, command);
 	vfprintf(rig->to, command, ap);
-	va_end(ap);
 	fputc('\n', rig->to);
 	fflush(rig->to);
+}
+
+void rig_tell(struct rig *rig, const char *command, ...)
+{
+	va_list ap;
+
+	va_start(ap, command);
+	tell(rig, command, ap);
+	va_end(ap);
+}
+
+static intmax_t answer_to(struct rig *rig, const char *command)
+{
+	char line[256];
+	intmax_t value;
+
 	if (!fgets(line, sizeof(line), rig->from))
 		fail_msg("the victim ended at \"%s\" with status %#x", command, rig_wait(rig));
 	if (sscanf(line, "ok %jd", &value) == 1)
@@ -210,6 +260,21 @@ intmax_t rig_do(struct rig *rig, const char *command, ...)
 		return -value;
 	fail_msg("\"%s\": %s", command, line);
 	return 0;
+}
+
+intmax_t rig_answer(struct rig *rig)
+{
+	return answer_to(rig, "what it was told");
+}
+
+intmax_t rig_do(struct rig *rig, const char *command, ...)
+{
+	va_list ap;
+
+	va_start(ap, command);
+	tell(rig, command, ap);
+	va_end(ap);
+	return answer_to(rig, command);
 }
 
 int rig_wait(struct rig *rig)
@@ -272,18 +337,22 @@ int connect_raw(struct rig *rig)
 	return fd;
 }
 
-int ask_raw(int fd, const void *data, size_t len, int passed_fd)
+struct cop_shim_msg receive_raw(int fd)
 {
-	struct cop_shim_msg answer;
+	struct cop_shim_msg msg;
 	struct pollfd p = {.fd = fd, .events = POLLIN};
 
-	assert_int_equal(cop_fd_send(fd, data, len, &passed_fd, passed_fd >= 0, 0), 0);
 	assert_int_equal(poll(&p, 1, PATIENCE_MS), 1);
-	assert_int_equal(cop_fd_recv(fd, &answer, sizeof(answer), NULL, 0, NULL, 0),
-			 sizeof(answer));
-	assert_int_equal(answer.magic, COP_SHIM_MAGIC);
-	assert_int_equal(answer.version, COP_SHIM_VERSION);
-	return answer.status;
+	assert_int_equal(cop_fd_recv(fd, &msg, sizeof(msg), NULL, 0, NULL, 0), sizeof(msg));
+	assert_int_equal(msg.magic, COP_SHIM_MAGIC);
+	assert_int_equal(msg.version, COP_SHIM_VERSION);
+	return msg;
+}
+
+int ask_raw(int fd, const void *data, size_t len, int passed_fd)
+{
+	assert_int_equal(cop_fd_send(fd, data, len, &passed_fd, passed_fd >= 0, 0), 0);
+	return receive_raw(fd).status;
 }
 
 bool maps_line(pid_t pid, const char *word1, const char *word2, char *ret_line)
@@ -328,6 +397,22 @@ bool has_vm_flag(pid_t pid, uintmax_t addr, const char *flag)
 	fclose(f);
 	assert_true(inside);
 	return found;
+}
+
+unsigned int nr_mappings(pid_t pid, uintmax_t addr, uintmax_t len)
+{
+	unsigned int nr = 0;
+	uintmax_t start;
+	char path[64], line[512];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	f = fopen(path, "r");
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		nr += sscanf(line, "%jx-", &start) == 1 && start >= addr && start - addr < len;
+	fclose(f);
+	return nr;
 }
 
 int nr_open_fds(void)

@@ -44,7 +44,18 @@ struct rig_options {
 	size_t file_bytes;    /* size of the memfd; 0: ram_bytes */
 	bool writable;	      /* give a writable descriptor in private mode */
 	bool deaf;	      /* give something else as the listening socket */
+	enum uffd {
+		UFFD_NONE,
+		UFFD_DEVICE,
+		UFFD_SYSCALL,
+		UFFD_WRONG,   /* some other file than the device */
+		UFFD_MISSING, /* not open */
+	} uffd;
+	bool holes; /* the memfd has a hole at every eighth page, from the first on */
 };
+
+/* Skips the test where a userfaultfd of this kind, for faults of the kernel too, can't be had. */
+void need_uffd(enum uffd kind);
 
 /* Directory, dummy, socket and memfd. rig_done() ends the process, removes everything. */
 void rig_init(struct rig *rig, const struct rig_options *options);
@@ -59,7 +70,11 @@ void rig_start(struct rig *rig, const struct rig_options *options, char *const a
 /* rig_init() and the victim; @program from the environment variable VICTIM64 or VICTIM32. */
 void rig_start_victim(struct rig *rig, const struct rig_options *options, const char *program);
 
-/* Tell the victim to do @command; the number after "ok", or -errno. */
+/* Tell the victim to do @command, and don't wait; the number after its "ok", or -errno. */
+void rig_tell(struct rig *rig, const char *command, ...) __attribute__((format(printf, 2, 3)));
+intmax_t rig_answer(struct rig *rig);
+
+/* Both. */
 intmax_t rig_do(struct rig *rig, const char *command, ...) __attribute__((format(printf, 2, 3)));
 
 #define assert_done(call, err)                                                                     \
@@ -76,6 +91,9 @@ struct cop_shim_info hello(struct rig *rig);
 /* A connection without the client library, for bad manners. */
 int connect_raw(struct rig *rig);
 
+/* Receives one message, which must be well-formed. */
+struct cop_shim_msg receive_raw(int fd);
+
 /*
  * Send @len bytes (and a descriptor, or -1) on it and return the status of the answer, which must
  * be well-formed.
@@ -87,6 +105,8 @@ int rig_wait(struct rig *rig);
 
 /* A memfd of @bytes with the pattern, owned by the caller, and its byte at @at. */
 int make_ram(size_t bytes);
+void punch_page(int fd, size_t gfn);
+bool is_hole(int fd, size_t gfn);
 unsigned char pattern(size_t at);
 unsigned char file_byte(int fd, size_t at);
 
@@ -96,6 +116,9 @@ bool maps_line(pid_t pid, const char *word1, const char *word2, char *ret_line);
 
 /* Does the mapping at @addr have the two-letter VmFlags @flag ("dc", "hg", ...)? */
 bool has_vm_flag(pid_t pid, uintmax_t addr, const char *flag);
+
+/* Number of mappings in @pid that begin in [addr, addr + len). */
+unsigned int nr_mappings(pid_t pid, uintmax_t addr, uintmax_t len);
 
 /* Number of this process's open descriptors. */
 int nr_open_fds(void);

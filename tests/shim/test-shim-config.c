@@ -28,6 +28,11 @@ static void test_good(void **state)
 	assert_int_equal(c.dev, 64);
 	assert_int_equal(c.ino, 1234);
 	assert_int_equal(c.size_bytes, 1 << 30);
+	assert_int_equal(c.uffd_dev_fd, -1);
+	assert_int_equal(cop_shim_config_parse(GOOD ":uffd=0", &c), 0);
+	assert_int_equal(c.uffd_dev_fd, 0);
+	assert_int_equal(cop_shim_config_parse(GOOD ":uffd=7", &c), 0);
+	assert_int_equal(c.uffd_dev_fd, 7);
 	assert_int_equal(
 		cop_shim_config_parse("1:size=4096:uid=65534:mode=shared:ino=18446744073709551615"
 				      ":dev=0:ram=2147483647:listen=3",
@@ -56,6 +61,14 @@ static void test_malformed(void **state)
 		{GOOD ":", 5},
 		{"1::listen=5:ram=6:mode=private:dev=64:ino=1234:size=4096", 5},
 		{GOOD ":extra=1", 5},
+		{GOOD ":uffd=1", 5},
+		{GOOD ":uffd=2", 5},
+		{GOOD ":uffd=5", 5}, /* listen */
+		{GOOD ":uffd=6", 5}, /* ram */
+		{GOOD ":uffd=-1", 5},
+		{GOOD ":uffd=", 5},
+		{GOOD ":uffd=2147483648", 5},
+		{GOOD ":uffd=7:uffd=7", 5},
 		{GOOD ":listen=7", 5},
 		{GOOD ":size=1073741824", 5},
 		{GOOD " ", 5},
@@ -97,6 +110,7 @@ static void test_malformed(void **state)
 		if (c.listen_fd != cases[i].listen_fd)
 			fail_msg("listen=%d from %s", c.listen_fd, cases[i].text);
 		assert_int_equal(c.ram_fd, -1);
+		assert_int_equal(c.uffd_dev_fd, -1);
 		assert_int_equal(c.size_bytes, 0);
 	}
 }

@@ -114,14 +114,18 @@ static void test_peer_hangs_up(void **state)
 static void test_silent_peer(void **state)
 {
 	struct rig rig;
-	int silent;
+	int silent[6];
 
 	rig_start_victim(&rig, &private, "VICTIM64");
-	silent = connect_raw(&rig); /* before the thread runs, even */
+	silent[0] = connect_raw(&rig); /* before the thread runs, even */
 	assert_true(rig_do(&rig, "map") > 0);
 	assert_true(hello(&rig).seen);
-	expect_eof(silent);
-	close(silent);
+	for (int i = 1; i < 6; i++)
+		silent[i] = connect_raw(&rig);
+	assert_true(hello(&rig).seen);
+	expect_eof(silent[0]); /* they don't pile up either */
+	for (int i = 0; i < 6; i++)
+		close(silent[i]);
 	rig_done(&rig);
 }
 

@@ -3,7 +3,7 @@
  * test-shim-qemu.c: the real library in the real QEMU, with its sandbox, as root and as nobody.
  * QEMU: /usr/bin/qemu-system-x86_64 or $QEMU.
  */
-#include "harness.h"
+#include "fake-pager.h"
 #include "proto/shim-client.h"
 
 #include <errno.h>
@@ -15,10 +15,15 @@
 
 #define GUEST_BYTES (16ul << 20)
 
-static void start_qemu(struct rig *rig, const char *mode, uid_t uid, const char *variable)
+static void start_qemu(struct rig *rig, const char *mode, uid_t uid, enum uffd uffd,
+		       const char *variable)
 {
-	struct rig_options options = {
-		.mode = mode, .uid = uid, .ram_bytes = GUEST_BYTES, .variable = variable};
+	struct rig_options options = {.mode = mode,
+				      .uid = uid,
+				      .ram_bytes = GUEST_BYTES,
+				      .variable = variable,
+				      .uffd = uffd,
+				      .holes = uffd};
 	const char *qemu = getenv("QEMU") ? getenv("QEMU") : "/usr/bin/qemu-system-x86_64";
 	char object[256];
 	char *argv[] = {
@@ -101,6 +106,28 @@ static struct cop_shim_info say_hello(struct rig *rig, struct cop_shim_client **
 	return info;
 }
 
+/* QEMU itself reads what was mapped, and what is in the file is what it reads. */
+static void expect_byte(struct rig *rig, size_t at)
+{
+	char line[4096], wanted[32];
+
+	rig_tell(rig,
+		 "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":"
+		 "\"xp /1bx %#zx\"}}",
+		 at);
+	assert_non_null(fgets(line, sizeof(line), rig->from));
+	snprintf(wanted, sizeof(wanted), ": 0x%02x", pattern(at));
+	if (!strstr(line, wanted))
+		fail_msg("%s does not have %s", line, wanted);
+}
+
+/* It ends as if nothing had been. */
+static void quit(struct rig *rig)
+{
+	rig_tell(rig, "{\"execute\":\"quit\"}");
+	assert_int_equal(rig_wait(rig), 0);
+}
+
 /* Catches: a shim that Debian's QEMU, or its seccomp filter, or a missing privilege makes useless.
  */
 static void clone_and_freeze(uid_t uid)
@@ -111,7 +138,7 @@ static void clone_and_freeze(uid_t uid)
 	int layer = make_ram(GUEST_BYTES);
 	struct rig rig;
 
-	start_qemu(&rig, "private", uid, NULL);
+	start_qemu(&rig, "private", uid, UFFD_NONE, NULL);
 	info = say_hello(&rig, &client);
 	qmp(&rig, NULL);
 	qmp(&rig, "{\"execute\":\"qmp_capabilities\"}");
@@ -123,21 +150,8 @@ static void clone_and_freeze(uid_t uid)
 	assert_int_equal(info.generation, 1);
 	expect_mapped(&rig, &info, "rw-p");
 
-	/* QEMU itself reads what was mapped, and what is in the file is what it reads. */
-	fprintf(rig.to, "{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":"
-			"\"xp /1bx 0x100064\"}}\n");
-	fflush(rig.to);
-	{
-		char line[4096], wanted[32];
-
-		assert_non_null(fgets(line, sizeof(line), rig.from));
-		snprintf(wanted, sizeof(wanted), ": 0x%02x", pattern(0x100064));
-		if (!strstr(line, wanted))
-			fail_msg("%s does not have %s", line, wanted);
-	}
-	fprintf(rig.to, "{\"execute\":\"quit\"}\n");
-	fflush(rig.to);
-	assert_int_equal(rig_wait(&rig), 0); /* and it ends as if nothing had been */
+	expect_byte(&rig, 0x100064);
+	quit(&rig);
 	cop_shim_client_free(client);
 	close(layer);
 	rig_done(&rig);
@@ -153,6 +167,64 @@ static void test_clone_as_nobody(void **state)
 	clone_and_freeze(NOBODY);
 }
 
+static struct fake_pager pager;
+
+static int teardown(void **state)
+{
+	rig_teardown(state);
+	fake_pager_done(&pager);
+	return 0;
+}
+
+/* Catches: paging that the seccomp filter, a missing privilege or another thread of QEMU stops. */
+static void page_out_and_in(uid_t uid)
+{
+	const size_t first = GUEST_BYTES / PAGE / 2, hole = first + 8;
+	struct cop_shim_client *client;
+	struct cop_shim_info info;
+	struct cop_error err = {0};
+	struct rig rig;
+
+	need_uffd(UFFD_DEVICE);
+	start_qemu(&rig, "private", uid, UFFD_DEVICE, NULL);
+	info = say_hello(&rig, &client);
+	fake_pager_attach(&pager, &rig, -1);
+	fake_pager_read_events(&pager);
+	qmp(&rig, NULL);
+	qmp(&rig, "{\"execute\":\"qmp_capabilities\"}");
+	assert_true(is_hole(rig.ram_fd, hole));
+	expect_byte(&rig, hole * PAGE + 100);
+	assert_false(is_hole(rig.ram_fd, hole));
+
+	fake_pager_register(&pager);
+	for (int i = 0; i < 20; i++) {
+		pager.nr_missing = 0;
+		assert_true(fake_pager_evict(&pager, first + 1, 200) > 0);
+		assert_true(has_vm_flag(rig.pid, info.addr + (first + 1) * PAGE, "dc"));
+		expect_byte(&rig, (first + 7) * PAGE + 100);
+		expect_byte(&rig, (first + 190) * PAGE + 100);
+		assert_true(pager.nr_missing > 0);
+	}
+	assert_done(cop_shim_client_map_private(client, rig.ram_fd, PATIENCE_MS, &info, &err), err);
+	memset(pager.stored, 0, pager.nr_pages);
+	expect_byte(&rig, (first + 7) * PAGE + 100);
+	expect_mapped(&rig, &info, "rw-p");
+	quit(&rig);
+	cop_shim_client_free(client);
+	fake_pager_done(&pager);
+	rig_done(&rig);
+}
+
+static void test_paging(void **state)
+{
+	page_out_and_in(0);
+}
+
+static void test_paging_as_nobody(void **state)
+{
+	page_out_and_in(NOBODY);
+}
+
 /* Catches: a boot whose RAM is the dummy, and a freeze that leaves it shared. */
 static void test_boot_and_freeze(void **state)
 {
@@ -161,7 +233,7 @@ static void test_boot_and_freeze(void **state)
 	struct cop_error err = {0};
 	struct rig rig;
 
-	start_qemu(&rig, "shared", 0, NULL);
+	start_qemu(&rig, "shared", 0, UFFD_NONE, NULL);
 	info = say_hello(&rig, &client);
 	qmp(&rig, NULL);
 	qmp(&rig, "{\"execute\":\"qmp_capabilities\"}");
@@ -181,7 +253,8 @@ static void test_thread_before_the_filter(void **state)
 	struct cop_error err = {0};
 	struct rig rig;
 
-	start_qemu(&rig, "private", 0, "1:listen=5"); /* malformed: it is started at once */
+	start_qemu(&rig, "private", 0, UFFD_NONE,
+		   "1:listen=5"); /* malformed: it is started at once */
 	qmp(&rig, NULL);
 	qmp(&rig, "{\"execute\":\"qmp_capabilities\"}");
 	assert_int_equal(cop_shim_client_new(rig.socket, PATIENCE_MS, &client, &err), 0);
@@ -199,6 +272,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(test_clone, rig_teardown),
 		cmocka_unit_test_teardown(test_clone_as_nobody, rig_teardown),
+		cmocka_unit_test_teardown(test_paging, teardown),
+		cmocka_unit_test_teardown(test_paging_as_nobody, teardown),
 		cmocka_unit_test_teardown(test_boot_and_freeze, rig_teardown),
 		cmocka_unit_test_teardown(test_thread_before_the_filter, rig_teardown),
 	};

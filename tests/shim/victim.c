@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * victim.c: a small program that maps its memory like QEMU does, and does as told on standard
- *input.
+ * input.
  *
  *	victim DUMMY SIZE
  *
  * It is built twice: with 64-bit file offsets, when it imports mmap64 like Debian's QEMU, and
- *without, when it imports mmap. One command a line; every command is answered by one line, "ok ..."
- *or "err ERRNO".
+ * without, when it imports mmap. One command a line; every command is answered by one line,
+ * "ok ..." or "err ERRNO".
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -123,6 +124,29 @@ static const char *check_passthrough(void)
 	return NULL;
 }
 
+static pthread_t discarders[64];
+
+static void *discard_main(void *page)
+{
+	return madvise(page, PAGE, MADV_DONTNEED) < 0 ? page : NULL;
+}
+
+/* As many mappings as the kernel allows. */
+static bool fill_mappings(void)
+{
+	const size_t nr = 200000;
+	char *p = mmap(NULL, nr * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+		       0);
+
+	if (p == MAP_FAILED)
+		return false;
+	for (size_t i = 0; i < nr; i += 2) {
+		if (mprotect(p + i * PAGE, PAGE, PROT_READ) < 0)
+			return errno == ENOMEM;
+	}
+	return false;
+}
+
 static int count_inheritable(void)
 {
 	int nr = 0;
@@ -158,6 +182,7 @@ int main(int argc, char **argv)
 {
 	char line[128], verb[32];
 	uintmax_t a, b;
+	int pair[2];
 
 	if (argc != 3)
 		return 2;
@@ -184,6 +209,41 @@ int main(int argc, char **argv)
 			answer(true, b);
 		} else if (!strcmp(verb, "advise")) {
 			answer(madvise(ram, size, (int)a) == 0 && errno == 4711, 0);
+		} else if (!strcmp(verb, "discard")) { /* from page a - 1, b bytes: RAM is at 1 */
+			answer(madvise(ram - PAGE + a * PAGE, b, MADV_DONTNEED) == 0 &&
+				       errno == 4711,
+			       0);
+		} else if (!strcmp(verb, "remove")) {
+			answer(madvise(ram - PAGE + a * PAGE, b, MADV_REMOVE) == 0 && errno == 4711,
+			       0);
+		} else if (!strcmp(verb, "discards")) { /* of the first a pages, at the same time */
+			for (uintmax_t i = 0; i < a; i++) {
+				if (pthread_create(&discarders[i], NULL, discard_main,
+						   ram + i * PAGE))
+					return 2;
+			}
+			for (uintmax_t i = 0; i < a; i++) {
+				void *failed;
+
+				pthread_join(discarders[i], &failed);
+				b += failed != NULL;
+			}
+			answer(true, b);
+		} else if (!strcmp(verb, "kget")) { /* the kernel reads, not this program */
+			unsigned char byte = 0;
+
+			if (pipe(pair) < 0 || write(pair[1], ram + a, 1) != 1 ||
+			    read(pair[0], &byte, 1) != 1)
+				return 2;
+			close(pair[0]);
+			close(pair[1]);
+			answer(true, byte);
+		} else if (!strcmp(verb, "fill")) {
+			answer(fill_mappings(), 0);
+		} else if (!strcmp(verb, "limit")) { /* no more address space */
+			struct rlimit limit = {1 << 20, RLIM_INFINITY};
+
+			answer(setrlimit(RLIMIT_AS, &limit) == 0, 0);
 		} else if (!strcmp(verb, "unmap")) {
 			answer(munmap(ram - PAGE, size + 2 * PAGE) == 0 && errno == 4711, 0);
 		} else if (!strcmp(verb, "hammer")) {

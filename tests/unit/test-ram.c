@@ -8,11 +8,14 @@
 #include <fcntl.h>
 
 #define PAGE  4096ul
-#define CHUNK (2ul << 20)
+#define CHUNK (2ul << 20) /* read at once */
+#define SUM   (64ul << 10) /* has a checksum */
+
+static uint64_t *sums_of(const char *path, JsonObject *sums);
 
 static struct cop_config config;
 static struct cop_state *daemon_state;
-static char *dir, *file;
+static char *dir, *file, *sums_file;
 
 static int setup(void **state)
 {
@@ -20,6 +23,7 @@ static int setup(void **state)
 	config.dir = dir;
 	config.ram_dir = g_build_filename(dir, "ram", NULL);
 	file = g_build_filename(dir, "saved", NULL);
+	sums_file = g_strconcat(file, ".sums", NULL);
 	daemon_state = cop_state_new(&config);
 	return mkdir(config.ram_dir, 0700);
 }
@@ -29,6 +33,7 @@ static int teardown(void **state)
 	cop_state_free(daemon_state);
 	g_free(config.ram_dir);
 	g_free(file);
+	g_free(sums_file);
 	scratch_free(dir);
 	return 0;
 }
@@ -37,6 +42,7 @@ static int teardown(void **state)
 static int clean(void **state)
 {
 	(void)unlink(file);
+	(void)unlink(sums_file);
 	cop_file_remove_tree(config.ram_dir);
 	g_hash_table_remove_all(daemon_state->pinned);
 	return mkdir(config.ram_dir, 0700);
@@ -140,7 +146,8 @@ static void test_round_trip(void **state)
 	assert_int_equal(stat(file, &st), 0);
 	assert_int_equal(st.st_mode & 07777, 0600);
 	assert_true(cop_json_int(sums, "size_bytes", 0, NULL) == SIZE);
-	assert_int_equal(json_array_get_length(cop_json_arr(sums, "chunks")), 6);
+	assert_int_equal(stat(sums_file, &st), 0);
+	assert_int_equal(st.st_size, (5 * CHUNK / SUM + 1) * sizeof(uint64_t));
 	assert_true(cop_ram_load(daemon_state, file, sums, NULL, &error)); /* only compared */
 	assert_int_equal(nr_files(config.ram_dir), 1);
 	assert_true(cop_ram_load(daemon_state, file, sums, &back_id, &error));
@@ -171,8 +178,15 @@ static void test_zero_runs_stay_holes(void **state)
 	}
 	/* Pages that aren't zero: 1 + 1, 3 + 9 + 1, 1 + 1, 1. */
 	assert_true(cop_json_int(sums, "data_bytes", 0, NULL) == (gint64)(18 * PAGE));
-	assert_string_equal(json_array_get_string_element(cop_json_arr(sums, "chunks"), 1), "");
-	assert_string_equal(json_array_get_string_element(cop_json_arr(sums, "chunks"), 2), "");
+	{
+		g_autofree uint64_t *chunks = sums_of(file, sums);
+
+		assert_true(chunks[0] && !chunks[1] && chunks[CHUNK / SUM - 1]);
+		for (size_t i = CHUNK / SUM; i < 3 * CHUNK / SUM; i++)
+			assert_true(chunks[i] == 0);
+		assert_true(chunks[3 * CHUNK / SUM] && !chunks[3 * CHUNK / SUM + 2] &&
+			    chunks[5 * CHUNK / SUM]);
+	}
 }
 
 /* Catches: a size that is not a whole number of chunks, or 0, handled wrongly. */
@@ -226,7 +240,7 @@ static void test_flipped_bytes(void **state)
 		uint64_t pos = i < 50 ? random % SIZE : i == 50 ? 0 : SIZE - 1;
 		uint8_t bit = (uint8_t)(1 << g_rand_int_range(rand, 0, 8));
 		g_autofree char *where =
-			g_strdup_printf("at byte %" G_GUINT64_FORMAT "\n", pos / CHUNK * CHUNK);
+			g_strdup_printf("at byte %" G_GUINT64_FORMAT "\n", pos / SUM * SUM);
 
 		flip(pos, bit);
 		assert_false(cop_ram_load(daemon_state, file, sums, NULL, &error));
@@ -259,44 +273,62 @@ static void test_other_lengths(void **state)
 	}
 }
 
-/* Catches: a manifest with too few or too many checksums that leaves a part unchecked. */
+static uint64_t *sums_of(const char *path, JsonObject *sums)
+{
+	uint64_t *chunks = NULL;
+	GError *error = NULL;
+
+	assert_true(cop_ram_check_sums(path, sums, &chunks, &error));
+	expect_no_error(error);
+	return chunks;
+}
+
+/* Catches: a manifest without checksums, or of another type, that leaves the image unchecked. */
+static void test_other_manifests(void **state)
+{
+	static const char *const others[] = {
+		"{}", "{\"size_bytes\": 327680}", "{\"size_bytes\": -1, \"sums_xxh3\": \"\"}",
+		"{\"size_bytes\": \"x\", \"sums_xxh3\": 1}"};
+	g_autofree char *id = mixed_image();
+	g_autoptr(JsonObject) sums = save(id);
+	GError *error = NULL;
+
+	assert_false(cop_ram_load(daemon_state, file, NULL, NULL, &error));
+	expect_error(&error, COP_ERR_DAMAGED, "");
+	for (size_t i = 0; i < G_N_ELEMENTS(others); i++) {
+		g_autoptr(JsonNode) node = json_from_string(others[i], NULL);
+
+		assert_false(cop_ram_load(daemon_state, file, json_node_get_object(node), NULL,
+					  &error));
+		expect_error(&error, COP_ERR_DAMAGED, "");
+	}
+}
+
+/* Catches: checksums that were altered with the image, or are those of another one. */
 static void test_other_sums(void **state)
 {
 	g_autofree char *id = mixed_image();
-	g_autoptr(JsonObject) sums = save(id), none = json_object_new();
-	JsonArray *chunks = cop_json_arr(sums, "chunks");
-	GError *error = NULL;
-
-	assert_false(cop_ram_load(daemon_state, file, none, NULL, &error));
-	expect_error(&error, COP_ERR_DAMAGED, "");
-	assert_false(cop_ram_load(daemon_state, file, NULL, NULL, &error));
-	expect_error(&error, COP_ERR_DAMAGED, "");
-	json_array_add_string_element(chunks, "");
-	assert_false(cop_ram_load(daemon_state, file, sums, NULL, &error));
-	expect_error(&error, COP_ERR_DAMAGED, "");
-	json_array_remove_element(chunks, 6);
-	json_array_remove_element(chunks, 5);
-	assert_false(cop_ram_load(daemon_state, file, sums, NULL, &error));
-	expect_error(&error, COP_ERR_DAMAGED, "");
-}
-
-/* Catches: a crash at a manifest whose checksums are no texts. */
-static void test_sums_of_another_type(void **state)
-{
-	static const char *const elements[] = {"null", "1", "{}", "[]"};
-	g_autofree char *id = mixed_image();
 	g_autoptr(JsonObject) sums = save(id);
+	g_autofree char *text = NULL;
+	GError *error = NULL;
+	gsize len;
 
-	for (size_t i = 0; i < G_N_ELEMENTS(elements); i++) {
-		JsonArray *chunks = json_array_new();
-		GError *error = NULL;
-
-		for (int j = 0; j < 6; j++)
-			json_array_add_element(chunks, json_from_string(elements[i], NULL));
-		json_object_set_array_member(sums, "chunks", chunks);
+	assert_true(g_file_get_contents(sums_file, &text, &len, NULL));
+	for (gsize i = 0; i < len; i += 5) {
+		text[i] ^= 1;
+		assert_true(g_file_set_contents(sums_file, text, (gssize)len, NULL));
 		assert_false(cop_ram_load(daemon_state, file, sums, NULL, &error));
-		expect_error(&error, COP_ERR_DAMAGED, "");
+		expect_error(&error, COP_ERR_DAMAGED, "checksums");
+		text[i] ^= 1;
 	}
+	for (gsize cut = 0; cut < len; cut += 8) {
+		assert_true(g_file_set_contents(sums_file, text, (gssize)cut, NULL));
+		assert_false(cop_ram_load(daemon_state, file, sums, NULL, &error));
+		expect_error(&error, COP_ERR_DAMAGED, "checksums");
+	}
+	assert_int_equal(unlink(sums_file), 0);
+	assert_false(cop_ram_load(daemon_state, file, sums, NULL, &error));
+	expect_error(&error, COP_ERR_NOT_FOUND, sums_file);
 }
 
 /* Catches: a pin that keeps a useless image for ever after a failed load, or the image itself. */
@@ -352,8 +384,8 @@ int main(void)
 		cmocka_unit_test_setup(test_sizes, clean),
 		cmocka_unit_test_setup(test_flipped_bytes, clean),
 		cmocka_unit_test_setup(test_other_lengths, clean),
+		cmocka_unit_test_setup(test_other_manifests, clean),
 		cmocka_unit_test_setup(test_other_sums, clean),
-		cmocka_unit_test_setup(test_sums_of_another_type, clean),
 		cmocka_unit_test_setup(test_failed_load_leaves_nothing, clean),
 		cmocka_unit_test_setup(test_save_failures, clean),
 		cmocka_unit_test_setup(test_no_room, clean),
