@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT / "tests/integration"))
 from coppice import BUILD, IMAGES, Daemon, minimal_machine  # noqa: E402
 
 ENGINES = ("pager", "kernel")
-PARTS = ("clone", "jobs", "touch", "idle")
+PARTS = ("clone", "first", "jobs", "touch", "idle")
 TOUCH_MIB = 32
 
 # Each about a second; none needs more than half of the guest's memory. What they touch they touched before.
@@ -91,9 +91,12 @@ def remove(d, names):
         d.api("DELETE", f"/v1/vms/{name}?force=true")
 
 
-def forget_template(d):
-    """As after the host's restart: nothing of the template is in memory, nor its file in the page cache."""
+def forget_template(d, touched_first=True):
+    """As after the host's restart: nothing of the template is in memory, nor its file in the page cache.
+    touched_first: the record of what clones touched first stays."""
     d.kill(signal.SIGTERM)
+    if not touched_first:
+        (d.dir / "templates/t/ram.first").write_bytes(b"")
     for image in d.ram_dir().iterdir():
         image.unlink()
     os.sync()
@@ -124,9 +127,7 @@ def bench_clone(options):
     with both() as daemons:
         for d in daemons.values():
             boot(d, options.image)
-        template = daemons["pager"].templates()["t"]
-        results["template_bytes"] = template["resident_bytes"]
-        print(f"clone: {options.image}, template of {template['resident_bytes'] >> 20} MiB that isn't zeros")
+        print(f"clone: {options.image}; warm: its template in memory, cold: on disk alone")
         for cold in (False, True):
             for count in (1, 16):
                 ms = {e: [] for e in ENGINES}
@@ -146,6 +147,43 @@ def bench_clone(options):
                     print(f"  {key:<8} {engine:<6} {text(ms[engine]):>26} ms, read {text(read[engine])} MiB")
                 print(f"  {key:<8} pager / kernel {ratio:.3f}")
     return results
+
+
+def bench_first(options):
+    """What the record of pages that clones touch first is worth: from clone to the first answer on the
+    console, the template on disk alone."""
+    results = {"image": options.image}
+    with daemon("pager") as d:
+        boot(d, options.image)
+        ms = {"with": [], "without": []}
+        forget_template(d)
+        answer(d)  # makes the record
+        record = (d.dir / "templates/t/ram.first").read_bytes()
+        for _ in range(2 * options.rounds):
+            for name, times in ms.items():
+                forget_template(d, touched_first=False)
+                if name == "with":
+                    d.kill(signal.SIGTERM)
+                    (d.dir / "templates/t/ram.first").write_bytes(record)
+                    d.start()
+                times.append(answer(d))
+        results["chunks"] = sum(byte.bit_count() for byte in record)
+        results["ratio"] = round(statistics.median(ms["with"]) / statistics.median(ms["without"]), 3)
+        for name, times in ms.items():
+            results[name] = {"ms": spread(times)}
+            print(f"first: {options.image}, {name} the record: {text(times)} ms to the first answer")
+        print(f"first: {results['chunks']} chunks of 64 KiB; with / without {results['ratio']}")
+    return results
+
+
+def answer(d):
+    """Milliseconds from a clone's request to its answer on the console."""
+    start = time.monotonic()
+    [name] = d.clone("t")
+    d.sh(name, "echo here")
+    ms = (time.monotonic() - start) * 1000
+    remove(d, [name])
+    return ms
 
 
 def cpu_ns(pid):

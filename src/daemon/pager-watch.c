@@ -236,13 +236,13 @@ static void tell_vm(struct watch *w, struct cop_vm *vm)
 {
 	g_autoptr(GError) error = NULL;
 	struct cop_pager_vm v;
-	gboolean there;
+	gboolean looked, there;
 	int r = 0;
 
 	g_mutex_lock(&vm->state->lock);
 	/* A clone that is only just being started is told by who starts it. */
-	there = vm->run != COP_VM_STARTING && cop_pager_vm_look(vm, &v);
-	there = there && cop_vm_pid_start(v.pid) == vm->pid_start;
+	looked = vm->run != COP_VM_STARTING && cop_pager_vm_look(vm, &v);
+	there = looked && cop_vm_pid_start(v.pid) == vm->pid_start;
 	g_mutex_unlock(&vm->state->lock);
 	for (int i = 0; there && i < TRIES; i++) {
 		g_clear_error(&error);
@@ -262,7 +262,7 @@ static void tell_vm(struct watch *w, struct cop_vm *vm)
 
 		doom(vm, text);
 	}
-	if (there)
+	if (looked)
 		cop_pager_vm_clear(&v);
 }
 

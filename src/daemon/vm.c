@@ -546,9 +546,6 @@ void cop_vm_adopt(struct cop_vm *vm)
 	cop_ram_note_mapping(vm);
 	ok = connect_all(vm, dir, COP_VM_QMP_MS, &why) &&
 	     query_running(vm, &running, &status, &why);
-	/* The pager knows it already, unless it was just being started. */
-	if (ok && strcmp(status, "inmigrate") != 0 && cop_machine_is_paged(vm->machine))
-		ok = cop_pager_add_vm(vm, FALSE, &why);
 	if (!ok || strcmp(status, "inmigrate") == 0) {
 		/* A clone whose start was cut short, or a QEMU that is stuck. */
 		g_warning("ending VM '%s': %s", vm->name, ok ? "it was starting" : why->message);
@@ -558,4 +555,8 @@ void cop_vm_adopt(struct cop_vm *vm)
 	g_mutex_lock(&vm->state->lock);
 	vm->run = running ? COP_VM_RUNNING : COP_VM_PAUSED;
 	g_mutex_unlock(&vm->state->lock);
+	/* The pager knows it already, unless it was just being started. If there is no pager now, the
+	 * next one is told. */
+	if (cop_machine_is_paged(vm->machine) && !cop_pager_add_vm(vm, FALSE, &why))
+		g_warning("VM '%s': %s", vm->name, why->message);
 }

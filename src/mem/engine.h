@@ -40,6 +40,10 @@ struct cop_engine {
 int cop_engine_init(struct cop_engine *e, int fd, uint64_t store_bytes, bool *ret_found);
 void cop_engine_done(struct cop_engine *e);
 
+/* With the lock: struct cop_templates' function for this engine. */
+int cop_engine_template_page(void *engine, unsigned int domain, uint32_t gfn,
+			     const uint8_t **ret_page);
+
 static inline void cop_engine_lock_fault(struct cop_engine *e)
 {
 	atomic_store(&e->waiting, 1);

@@ -26,6 +26,7 @@ static void set_bit(uint8_t *map, uint32_t i, bool on)
 int cop_image_new(struct cop_engine *e, uint64_t id, unsigned int domain, uint64_t size_bytes,
 		  int fd, struct cop_image **ret_image)
 {
+	static uint64_t serial;
 	struct cop_image *image;
 
 	if (domain == 0 || domain > COP_MAX_DOMAIN || size_bytes == 0 ||
@@ -44,6 +45,7 @@ int cop_image_new(struct cop_engine *e, uint64_t id, unsigned int domain, uint64
 	}
 	memset(image->loaded, 0xff, (image->nr_chunks + 7) / 8);
 	image->engine = e;
+	image->serial = ++serial;
 	image->id = id;
 	image->domain = domain;
 	image->size_bytes = size_bytes;

@@ -24,6 +24,7 @@ struct cop_image {
 	struct cop_image *next;
 	struct cop_engine *engine;
 	uint64_t id, size_bytes;
+	uint64_t serial; /* never that of another image of this process; not 0 */
 	unsigned int domain;
 	uint32_t nr_chunks;
 	int fd;		  /* on the tmpfs */

@@ -28,6 +28,7 @@
 #define PM_PFN	      ((1ull << 55) - 1)
 #define MAX_AHEAD     64u
 #define MIN_AHEAD     8u
+#define NEAR_PAGES    4u /* a fault so soon after the last one's pages follows it */
 #define BUSY_TRIES    100000 /* yields: seconds */
 #define SHORT_SAME    4	     /* fewer equal pages between others go with them */
 #define MANY_MAPPINGS 20000  /* of the 65,530 that a process may have by default */
@@ -404,13 +405,17 @@ static int restore(struct cop_space *sp, struct cop_decoder *d, uint32_t gfn, bo
 	return 0;
 }
 
-/* The pages after a restored one, more of them while they are asked for in order. */
+/*
+ * The pages after a restored one that followed the last: more of them while they are asked for in
+ * order. All are woken together with it: a thread woken earlier would run on this processor only when
+ * this one sleeps, and fault again meanwhile.
+ */
 static void bring_ahead(struct cop_space *sp, uint32_t gfn)
 {
-	uint32_t next = gfn + 1, nr;
+	uint32_t next = gfn + 1, nr = sp->ahead_nr * 2;
 
-	nr = gfn - sp->ahead_next <= sp->ahead_nr ? sp->ahead_nr * 2 : MIN_AHEAD;
 	nr = nr > MAX_AHEAD ? MAX_AHEAD : nr < MIN_AHEAD ? MIN_AHEAD : nr;
+	sp->ahead_nr = nr;
 	for (; nr && next < sp->nr_pages; nr--, next++) {
 		enum cop_page_state state;
 		uint32_t record;
@@ -418,11 +423,11 @@ static void bring_ahead(struct cop_space *sp, uint32_t gfn)
 		if ((sp->in_flight && in_window(sp, next)) ||
 		    (!sp->shared && !bit(sp->replaced, next)) ||
 		    cop_ptab_get(sp->table, next, &state, &record) || state == COP_PAGE_NONE ||
-		    restore(sp, sp->engine->fault_decoder, next, true))
+		    restore(sp, sp->engine->fault_decoder, next, false))
 			break;
 	}
-	sp->ahead_nr = next - gfn;
 	sp->ahead_next = next;
+	(void)cop_uffd_wake(sp->uffd, addr_of(sp, gfn), (uint64_t)(next - gfn) * COP_PAGE_BYTES);
 }
 
 /* A page that lies in the template's mapping, or in a shared image, and has no entry. */
@@ -478,9 +483,15 @@ int cop_space_fault(struct cop_space *sp, uint64_t addr, bool write_protect)
 			return 0;
 	}
 	if (state != COP_PAGE_NONE) {
-		r = restore(sp, sp->engine->fault_decoder, gfn, true);
-		if (r == 0)
+		bool follows = gfn - sp->ahead_next < NEAR_PAGES;
+
+		r = restore(sp, sp->engine->fault_decoder, gfn, !follows);
+		if (r == 0 && follows) {
 			bring_ahead(sp, gfn);
+		} else if (r == 0) {
+			sp->ahead_next = gfn + 1;
+			sp->ahead_nr = 0;
+		}
 	} else if (sp->shared || !bit(sp->replaced, gfn)) {
 		r = fault_unwritten(sp, gfn);
 	} else if (is_present(sp, gfn)) {
@@ -669,7 +680,7 @@ static int encode(struct cop_space *sp, struct window *w, uint32_t i, const uint
 {
 	struct cop_engine *e = sp->engine;
 	uint32_t gfn = w->first + i;
-	static _Thread_local uint8_t template_page[COP_PAGE_BYTES];
+	const uint8_t *template_page;
 	bool zero = cop_page_is_zero(page);
 	int r, tries = 0;
 
@@ -684,9 +695,7 @@ again:
 		w->action[i] = EMPTY; /* a hole is zeros: needs no entry */
 		w->state[i] = COP_PAGE_NONE;
 	} else if (!sp->shared) {
-		r = cop_image_page(sp->image, gfn, template_page);
-		if (r == -EAGAIN)
-			cop_missing = (struct cop_missing){sp->image, gfn};
+		r = cop_engine_template_page(e, sp->domain, gfn, &template_page);
 		if (r == 0 && cop_page_equal(page, template_page)) {
 			w->action[i] = bit(sp->replaced, gfn) ? EMPTY : TO_TEMPLATE;
 			w->state[i] = COP_PAGE_SAME;

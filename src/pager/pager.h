@@ -36,7 +36,7 @@ struct vm {
 	int pidfd;
 	uint32_t last_id;      /* of requests to the shim */
 	uint32_t awaited;      /* 0: none */
-	bool answered, hung_up, late;
+	bool answered, hung_up, late, lost;
 	int status;
 	unsigned int done;
 	uint64_t image_id;

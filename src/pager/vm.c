@@ -108,13 +108,18 @@ static int replace(void *ctx, const struct cop_space_range *ranges, unsigned int
 		vm->awaited = 0; /* it was not sent */
 	}
 	(void)pthread_mutex_unlock(&pager.lock);
+	if (vm->lost) {
+		cop_engine_lock(&pager.engine);
+		cop_space_damage(vm->space, "QEMU lost a part of its memory: the kernel could not replace it");
+		cop_engine_unlock(&pager.engine);
+	}
 	if (r == -ETIMEDOUT)
 		pager_log(1, "VM %" PRIu64 ": its QEMU does not answer; its pages stay as they are",
 			  vm->key - 1);
 	return r;
 }
 
-#define MAX_EARLY 16 /* discards that a shim may have outstanding */
+#define MAX_EARLY COP_SHIM_MAX_DISCARDS
 
 /*
  * Asks the shim for the region and the userfaultfd; the only reader of the socket so far. What a
@@ -180,6 +185,7 @@ static struct job *take(struct vm *vm, const struct cop_shim_msg *msg)
 		job->addr = msg->addr;
 		job->len = msg->len;
 	} else if (msg->type == COP_SHIM_REPLACE && msg->id == vm->awaited && vm->awaited) {
+		vm->lost = vm->lost || (msg->flags & COP_SHIM_LOST);
 		if (vm->late) {
 			job = job_new(JOB_LATE, vm);
 			job->len = msg->len;

@@ -24,6 +24,7 @@
 #define HIGH	      88 /* percent of the limit */
 #define LOW	      84
 #define TRIM_CHUNKS   64 /* of each template a tick: 4 MiB */
+#define COMPACT_BYTES (128u << 10) /* of the store a tick: a fault may have to wait for it */
 #define MAX_BACKOFF_S 64
 
 struct job *job_new(enum job_type type, const struct vm *vm)
@@ -457,6 +458,7 @@ static void tick(void)
 	(void)pthread_mutex_unlock(&pager.lock);
 	(void)trim_templates(now_s, TRIM_CHUNKS, false);
 	cop_engine_lock(&pager.engine);
+	(void)cop_store_compact(pager.engine.store, COMPACT_BYTES);
 	(void)cop_store_trim(pager.engine.store, pager.engine.store_fd);
 	cop_engine_unlock(&pager.engine);
 	read_usage();

@@ -21,6 +21,7 @@
 #define PD_LOW	   0x2000
 #define PD_BASE	   0x3000
 #define PROGRAM	   0x4000
+#define ZEROS	   0x8000
 #define WORDS	   0x10000
 #define PORT_ALIVE 0x10
 #define PORT_WRONG 0x11
@@ -134,6 +135,9 @@ static int set_registers(const struct machine *m, uint32_t nr_pages)
 	sregs.cr4 = 0x20;
 	sregs.efer = 0x500;
 	sregs.cs = code;
+	/* Some hosts look at the task's I/O map whatever IOPL says: zeros allow all. */
+	sregs.tr.base = BASE + ZEROS;
+	sregs.tr.limit = 0x3fff;
 	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
 	if (ioctl(m->cpu, KVM_SET_SREGS, &sregs) < 0 || ioctl(m->cpu, KVM_SET_REGS, &regs) < 0)
 		return -errno;
