@@ -69,6 +69,7 @@ static bool mode_shared, with_file;
 static uint64_t store_bytes;
 static bool at_points; /* the pager kills itself, at one point after the other */
 static bool under_kvm;
+static bool short_of_memory; /* the pager */
 static bool slow_guest; /* its answers come late now and then */
 
 static uint64_t mix(uint64_t x)
@@ -314,7 +315,32 @@ static void guest(bool discarding)
 	_exit(0);
 }
 
-/* The pager. */
+/* The pager. Its allocations fail now and then, once it has started, if they are to. */
+
+static _Atomic uint32_t alloc_random;
+
+void *__real_malloc(size_t len);
+void *__real_calloc(size_t nr, size_t len);
+void *__wrap_malloc(size_t len);
+void *__wrap_calloc(size_t nr, size_t len);
+
+static bool alloc_fails(void)
+{
+	if (!atomic_load(&alloc_random) || mix(atomic_fetch_add(&alloc_random, 1)) % 8)
+		return false;
+	errno = ENOMEM;
+	return true;
+}
+
+void *__wrap_malloc(size_t len)
+{
+	return alloc_fails() ? NULL : __real_malloc(len);
+}
+
+void *__wrap_calloc(size_t nr, size_t len)
+{
+	return alloc_fails() ? NULL : __real_calloc(nr, len);
+}
 
 static struct cop_engine engine;
 static struct cop_space *space;
@@ -456,6 +482,7 @@ static void pager(int uffd, pid_t pid, bool discarding)
 	if (at_points)
 		cop_space_hook = die;
 	(void)pthread_create(&thread, NULL, serve, NULL);
+	atomic_store(&alloc_random, short_of_memory ? 1 : 0);
 	for (;;) {
 		uint64_t gone = 0;
 		uint32_t ask[2];
@@ -466,11 +493,11 @@ static void pager(int uffd, pid_t pid, bool discarding)
 			take_late_answer();
 			r = 0;
 		}
-		if (r && r != -ENOSPC && !ending())
+		if (r && r != -ENOSPC && !(r == -ENOMEM && short_of_memory) && !ending())
 			complain("evict: %s; state %d %s", strerror(-r), (int)space->state, space->why);
 		if (random % 16 == 0) {
 			r = cop_space_restore_all(space);
-			if (r && r != -ESRCH)
+			if (r && r != -ESRCH && !(r == -ENOMEM && short_of_memory))
 				complain("restore: %s", strerror(-r));
 		}
 		if (with_file && random % 8 == 0) {
@@ -484,10 +511,10 @@ again:
 			r = cop_space_discard(space,
 					      (uintptr_t)shared->region + (uint64_t)ask[0] * COP_PAGE_BYTES,
 					      (uint64_t)ask[1] * COP_PAGE_BYTES);
-			if (r == -ETIMEDOUT) {
+			if (r == -ETIMEDOUT)
 				take_late_answer();
+			if (r == -ETIMEDOUT || (r == -ENOMEM && short_of_memory))
 				goto again;
-			}
 			space->held = false;
 			(void)!send(discards[0], &r, sizeof(r), 0);
 		}
@@ -536,7 +563,7 @@ static bool enough(bool discarding)
 	return all;
 }
 
-enum { AT_POINTS = 1, SLOW_GUEST = 2, TINY_STORE = 4, UNDER_KVM = 8 };
+enum { AT_POINTS = 1, SLOW_GUEST = 2, TINY_STORE = 4, UNDER_KVM = 8, SHORT_OF_MEMORY = 16 };
 
 /* ThreadSanitizer is after what threads of one process share, and makes a pager's start so slow that none
  * lives to do anything: no kills then. */
@@ -560,6 +587,7 @@ static void race(bool shared_image, bool file, bool discarding, bool kills, unsi
 	at_points = flags & AT_POINTS;
 	slow_guest = flags & SLOW_GUEST;
 	under_kvm = flags & UNDER_KVM;
+	short_of_memory = flags & SHORT_OF_MEMORY;
 	store_bytes = flags & TINY_STORE ? 640u << 10 : 32u << 20;
 	if (kills && !WITH_KILLS)
 		return;
@@ -697,6 +725,12 @@ static void test_late_answers(void **state)
 	race(false, true, true, false, SLOW_GUEST, seconds());
 }
 
+static void test_short_of_memory(void **state)
+{
+	race(false, true, true, false, SHORT_OF_MEMORY, seconds());
+	race(true, false, true, false, SHORT_OF_MEMORY, seconds());
+}
+
 static void test_kvm(void **state)
 {
 	if (!kvm_guest_possible())
@@ -717,6 +751,7 @@ int main(void)
 		cmocka_unit_test(test_points),
 		cmocka_unit_test(test_store_full),
 		cmocka_unit_test(test_late_answers),
+		cmocka_unit_test(test_short_of_memory),
 		cmocka_unit_test(test_kvm),
 	};
 
