@@ -25,11 +25,24 @@ enum cop_agent_phase {
 	COP_PHASE_OPEN,	    /* ready for anything */
 };
 
-enum cop_quiesce {
-	COP_QUIESCE_NOT,
-	COP_QUIESCE_ASKED, /* by a worker, or sent */
-	COP_QUIESCE_DONE,
-	COP_QUIESCE_FAILED,
+/* What can be brought to rest in a guest for a freeze, until it is thawed. */
+enum cop_rest_kind {
+	COP_REST_FILES,
+	COP_REST_PROGRAMS,
+	COP_NR_RESTS,
+};
+
+struct cop_rest {
+	/* under the agent's lock */
+	enum {
+		COP_REST_NOT,
+		COP_REST_ASKED, /* by a worker, or sent */
+		COP_REST_DONE,
+		COP_REST_FAILED,
+	} state;
+	char *reason;
+	/* main loop's thread */
+	guint32 id; /* of what was sent and not thawed yet; 0: none */
 };
 
 /* A command in the guest. */
@@ -55,8 +68,7 @@ struct cop_agent {
 	char *reason, *version;
 	JsonArray *steps; /* of AgentStep; NULL: none */
 	gint64 begun_us, ready_us;
-	enum cop_quiesce quiesce;
-	char *quiesce_reason;
+	struct cop_rest rests[COP_NR_RESTS];
 
 	/* Main loop's thread. */
 	struct cop_vm *vm; /* a reference until it is closed */
@@ -70,7 +82,6 @@ struct cop_agent {
 	enum cop_agent_phase phase;
 	guint64 session; /* its number */
 	guint hello_ms;	 /* until the next greeting */
-	guint32 quiesce_id; /* of what was sent and not thawed yet; 0: none */
 	unsigned pings;	 /* that were not answered */
 	GHashTable *runs; /* id -> struct cop_agent_run, owned */
 	guint32 last_id;
@@ -99,7 +110,7 @@ gboolean cop_talk_feed(struct cop_agent *agent, const guint8 *data, gsize len);
 void cop_talk_end(struct cop_agent *agent, const char *why);
 /* Bytes have left the queue: more input may be asked for. */
 void cop_talk_written(struct cop_agent *agent);
-void cop_talk_quiesce(struct cop_agent *agent, int timeout_ms);
+void cop_talk_rest(struct cop_agent *agent, enum cop_rest_kind kind, int timeout_ms);
 void cop_talk_thaw(struct cop_agent *agent);
 /* "key=value" of each member; caller frees. */
 char **cop_talk_params(JsonObject *params);

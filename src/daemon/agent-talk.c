@@ -23,11 +23,12 @@
 #define PING_S 5
 #define MAX_PINGS 4		/* unanswered: it is stuck */
 #define QUIESCE_GRACE_MS 30000 /* for the window; then the agent thaws by itself */
+#define HOLD_MS 900	       /* less than the kernel lets real-time programs have of a second */
 
 enum {
 	ID_IDENTIFY = 1, /* of what is no command */
 	ID_PING = 2,
-	ID_QUIESCE = 16, /* and up, below those of commands */
+	ID_REST = 16, /* and up, below those of commands */
 };
 
 static guint32 half(const struct cop_agent *a)
@@ -45,16 +46,29 @@ static gboolean send_frame(struct cop_agent *a, const guint8 *buf, ssize_t len)
 	return cop_link_write(a, buf, (gsize)len);
 }
 
-static void set_quiesce(struct cop_agent *a, enum cop_quiesce state, const char *reason)
+/* A worker is told how it went: without a reason, well. */
+static void set_rest(struct cop_agent *a, enum cop_rest_kind kind, const char *reason)
 {
+	struct cop_rest *r = &a->rests[kind];
+
 	g_mutex_lock(&a->lock);
-	if (a->quiesce == COP_QUIESCE_ASKED) {
-		a->quiesce = state;
-		g_free(a->quiesce_reason);
-		a->quiesce_reason = g_strdup(reason);
+	if (r->state == COP_REST_ASKED) {
+		r->state = reason ? COP_REST_FAILED : COP_REST_DONE;
+		g_free(r->reason);
+		r->reason = g_strdup(reason);
 	}
 	g_cond_broadcast(&a->changed);
 	g_mutex_unlock(&a->lock);
+}
+
+/* Which one the guest speaks of; COP_NR_RESTS: none. */
+static enum cop_rest_kind find_rest(const struct cop_agent *a, guint32 id)
+{
+	enum cop_rest_kind kind = COP_REST_FILES;
+
+	while (kind < COP_NR_RESTS && (!a->rests[kind].id || a->rests[kind].id != id))
+		kind++;
+	return kind;
 }
 
 static void stop_timer(struct cop_agent *a)
@@ -75,9 +89,11 @@ void cop_talk_end(struct cop_agent *a, const char *why)
 {
 	stop_timer(a);
 	a->phase = COP_PHASE_OFF;
-	a->quiesce_id = 0;
 	a->pings = 0;
-	set_quiesce(a, COP_QUIESCE_FAILED, why);
+	for (enum cop_rest_kind kind = 0; kind < COP_NR_RESTS; kind++) {
+		a->rests[kind].id = 0;
+		set_rest(a, kind, why);
+	}
 	cop_run_end_all(a, why);
 }
 
@@ -109,16 +125,21 @@ static void greet(struct cop_agent *a)
 		.flags = identity_pending(a) ? COP_AGENT_HELLO_CLONE : 0,
 	};
 	guint8 buf[COP_AGENT_OPENING_MAX];
+	ssize_t len;
 
 	do {
-		ssize_t n = getrandom(&hello.session, sizeof(hello.session), 0);
+		ssize_t n = getrandom(&hello.session, sizeof(hello.session), 0) +
+			    getrandom(hello.random, sizeof(hello.random), 0);
 
-		g_assert(n == sizeof(hello.session));
-	} while (!(guint32)hello.session);
+		g_assert(n == sizeof(hello.session) + sizeof(hello.random));
+		len = cop_agent_put_hello(buf, &hello);
+	} while (!(guint32)hello.session || len == -EINVAL); /* once in an eternity */
 	a->session = hello.session;
 	a->phase = COP_PHASE_HELLO;
 	cop_agent_rx_hunt(a->rx);
-	(void)send_frame(a, buf, cop_agent_put_hello(buf, &hello)); /* a lost link is noticed */
+	(void)send_frame(a, buf, len); /* a lost link is noticed */
+	explicit_bzero(&hello, sizeof(hello));
+	explicit_bzero(buf, sizeof(buf));
 }
 
 /* Nobody has answered. A guest that is not reading has the last greeting before it still. */
@@ -372,8 +393,8 @@ static gboolean on_error(struct cop_agent *a, const struct cop_agent_frame *fram
 	if (cop_agent_get_error(frame, &m) < 0)
 		return FALSE;
 	text = text_of(*m.text ? m.text : g_strerror((int)m.code));
-	if (a->quiesce_id && frame->id == a->quiesce_id)
-		set_quiesce(a, COP_QUIESCE_FAILED, text);
+	if (find_rest(a, frame->id) < COP_NR_RESTS)
+		set_rest(a, find_rest(a, frame->id), text);
 	else if (frame->id == ID_IDENTIFY && a->phase == COP_PHASE_IDENTIFY)
 		cop_link_fail(a, "the agent can't take its clone's identity: %s", text);
 	return TRUE;
@@ -385,8 +406,17 @@ static gboolean on_quiesced(struct cop_agent *a, const struct cop_agent_frame *f
 
 	if (cop_agent_get_quiesced(frame, &m) < 0)
 		return FALSE;
-	if (a->quiesce_id && frame->id == a->quiesce_id)
-		set_quiesce(a, COP_QUIESCE_DONE, "");
+	if (find_rest(a, frame->id) == COP_REST_FILES)
+		set_rest(a, COP_REST_FILES, NULL);
+	return TRUE;
+}
+
+static gboolean on_held(struct cop_agent *a, const struct cop_agent_frame *frame)
+{
+	if (cop_agent_get_empty(frame) < 0)
+		return FALSE;
+	if (find_rest(a, frame->id) == COP_REST_PROGRAMS)
+		set_rest(a, COP_REST_PROGRAMS, NULL);
 	return TRUE;
 }
 
@@ -410,6 +440,8 @@ static gboolean on_frame(struct cop_agent *a, const struct cop_agent_frame *fram
 		return on_identified(a, frame);
 	case COP_AGENT_QUIESCED:
 		return on_quiesced(a, frame);
+	case COP_AGENT_HELD:
+		return on_held(a, frame);
 	case COP_AGENT_THAWED:
 		return cop_agent_get_empty(frame) == 0;
 	case COP_AGENT_REQUEST:
@@ -454,27 +486,34 @@ void cop_talk_written(struct cop_agent *a)
 	cop_run_written(a);
 }
 
-void cop_talk_quiesce(struct cop_agent *a, int timeout_ms)
+void cop_talk_rest(struct cop_agent *a, enum cop_rest_kind kind, int timeout_ms)
 {
 	static guint32 counter;
 	guint8 buf[COP_AGENT_HEAD_BYTES + 64];
+	guint32 id = ID_REST + counter++ % 1024;
 
 	if (a->phase != COP_PHASE_OPEN) {
-		set_quiesce(a, COP_QUIESCE_FAILED, "the agent is not ready");
+		set_rest(a, kind, "the agent is not ready");
 		return;
 	}
-	a->quiesce_id = ID_QUIESCE + counter++ % 1024;
-	(void)send_frame(a, buf,
-			 cop_agent_put_quiesce(buf, half(a), a->quiesce_id,
-					       (guint32)timeout_ms + QUIESCE_GRACE_MS));
+	a->rests[kind].id = id;
+	(void)send_frame(a, buf, /* a lost link is noticed */
+			 kind == COP_REST_FILES
+				 ? cop_agent_put_quiesce(buf, half(a), id,
+							 (guint32)timeout_ms + QUIESCE_GRACE_MS)
+				 : cop_agent_put_hold(buf, half(a), id, HOLD_MS));
 }
 
 void cop_talk_thaw(struct cop_agent *a)
 {
 	guint8 buf[COP_AGENT_HEAD_BYTES];
+	guint32 id = 0;
 
-	if (a->quiesce_id && a->phase == COP_PHASE_OPEN)
-		(void)send_frame(a, buf,
-				 cop_agent_put_empty(buf, half(a), COP_AGENT_THAW, a->quiesce_id));
-	a->quiesce_id = 0;
+	for (enum cop_rest_kind kind = 0; kind < COP_NR_RESTS; kind++) {
+		if (a->rests[kind].id)
+			id = a->rests[kind].id;
+		a->rests[kind].id = 0;
+	}
+	if (id && a->phase == COP_PHASE_OPEN)
+		(void)send_frame(a, buf, cop_agent_put_empty(buf, half(a), COP_AGENT_THAW, id));
 }

@@ -26,7 +26,8 @@ void cop_agent_unref(struct cop_agent *a)
 	g_free(a->path);
 	g_free(a->reason);
 	g_free(a->version);
-	g_free(a->quiesce_reason);
+	for (int i = 0; i < COP_NR_RESTS; i++)
+		g_free(a->rests[i].reason);
 	if (a->steps)
 		json_array_unref(a->steps);
 	g_mutex_clear(&a->lock);
@@ -201,44 +202,57 @@ gboolean cop_agent_wait_ready(struct cop_agent *a, gint64 deadline_us, GError **
 
 struct ask {
 	struct cop_agent *agent;
+	enum cop_rest_kind kind;
 	int timeout_ms;
 };
 
-static gboolean ask_quiesce(gpointer user)
+static gboolean ask_rest(gpointer user)
 {
 	struct ask *ask = user;
 
-	cop_talk_quiesce(ask->agent, ask->timeout_ms);
+	cop_talk_rest(ask->agent, ask->kind, ask->timeout_ms);
 	cop_agent_unref(ask->agent);
 	g_free(ask);
 	return G_SOURCE_REMOVE;
 }
 
-gboolean cop_agent_quiesce(struct cop_agent *a, int timeout_ms, GError **error)
+static gboolean rest(struct cop_agent *a, enum cop_rest_kind kind, int timeout_ms, GError **error)
 {
+	static const char *const whats[] = {"file systems", "programs"};
 	struct ask *ask = g_new0(struct ask, 1);
+	struct cop_rest *r = &a->rests[kind];
 	gint64 deadline_us = g_get_monotonic_time() + timeout_ms * 1000LL;
 	gboolean ok;
 
-	ask->agent = cop_agent_ref(a);
-	ask->timeout_ms = timeout_ms;
+	*ask = (struct ask){cop_agent_ref(a), kind, timeout_ms};
 	g_mutex_lock(&a->lock);
-	a->quiesce = COP_QUIESCE_ASKED;
-	g_free(g_steal_pointer(&a->quiesce_reason));
+	r->state = COP_REST_ASKED;
+	g_free(g_steal_pointer(&r->reason));
 	g_mutex_unlock(&a->lock);
-	queue(ask_quiesce, ask);
+	queue(ask_rest, ask);
 	g_mutex_lock(&a->lock);
-	while (a->quiesce == COP_QUIESCE_ASKED &&
+	while (r->state == COP_REST_ASKED &&
 	       g_cond_wait_until(&a->changed, &a->lock, deadline_us))
 		;
-	ok = a->quiesce == COP_QUIESCE_DONE;
-	if (a->quiesce == COP_QUIESCE_FAILED)
-		cop_gerror_set(error, COP_ERR_INTERNAL, "%s", a->quiesce_reason ?: "");
+	ok = r->state == COP_REST_DONE;
+	if (r->state == COP_REST_FAILED)
+		cop_gerror_set(error, COP_ERR_INTERNAL, "%s", r->reason ?: "");
 	else if (!ok)
 		cop_gerror_set(error, COP_ERR_TIMEOUT,
-			       "the guest's file systems did not come to rest in %d ms", timeout_ms);
+			       "the guest's %s did not come to rest in %d ms", whats[kind],
+			       timeout_ms);
 	g_mutex_unlock(&a->lock);
 	return ok;
+}
+
+gboolean cop_agent_quiesce(struct cop_agent *a, int timeout_ms, GError **error)
+{
+	return rest(a, COP_REST_FILES, timeout_ms, error);
+}
+
+gboolean cop_agent_hold(struct cop_agent *a, int timeout_ms, GError **error)
+{
+	return rest(a, COP_REST_PROGRAMS, timeout_ms, error);
 }
 
 static gboolean port_closed(gpointer user)

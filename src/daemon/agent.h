@@ -25,8 +25,8 @@ struct cop_agent *cop_agent_ref(struct cop_agent *agent);
 void cop_agent_unref(struct cop_agent *agent);
 /* Any thread; NULL is fine. Ends sessions and the connection for good. */
 void cop_agent_close(struct cop_agent *agent);
-/* Any thread; NULL is fine. Lets sessions begin: of a clone that runs now, and was asked for at
- * begun_us (monotonic). */
+/* Any thread; NULL is fine. Lets sessions begin: of a clone that has its state and is about to run, and
+ * was asked for at begun_us (monotonic). What it is greeted with waits for it in the socket. */
 void cop_agent_go(struct cop_agent *agent, gint64 begun_us);
 
 /* Any thread; NULL is fine. QEMU says that nobody in the guest has the port open any more. */
@@ -44,7 +44,11 @@ gboolean cop_agent_wait_ready(struct cop_agent *agent, gint64 deadline_us, GErro
 /* Worker. File systems are synced and frozen when it returns TRUE; whatever it returns,
  * cop_agent_thaw() must follow. */
 gboolean cop_agent_quiesce(struct cop_agent *agent, int timeout_ms, GError **error);
-/* Any thread; does not wait. NULL, and an agent that is not quiesced, are fine. */
+/* Worker. No program of the guest but the agent runs from when it returns TRUE to the thaw, or, in a
+ * clone of that instant, to when the clone's random state is its own; for less than a second of the
+ * guest's time, whatever happens. cop_agent_thaw() must follow. */
+gboolean cop_agent_hold(struct cop_agent *agent, int timeout_ms, GError **error);
+/* Any thread; does not wait. NULL, and an agent that has nothing at rest, are fine. */
 void cop_agent_thaw(struct cop_agent *agent);
 
 /* A command in the guest. */

@@ -72,13 +72,15 @@ static gboolean start_clone(struct batch *b, struct cop_vm *vm, GError **error)
 	g_mutex_unlock(&state->lock);
 	cop_disk_unpin(state, machine);
 	ok = cop_vm_spawn(vm, TRUE, error) && cop_vm_load_state(vm, state_path, error) &&
-	     (!b->wish->no_network || unplug(vm, error)) &&
-	     (b->wish->paused ? cop_vm_halt(vm, error) : cop_vm_cont(vm, error));
+	     (!b->wish->no_network || unplug(vm, error));
 	if (!ok)
+		return FALSE;
+	/* Before it runs: its first interrupt may be what makes its random state its own. */
+	cop_agent_go(vm->agent, b->begun_us);
+	if (!(b->wish->paused ? cop_vm_halt(vm, error) : cop_vm_cont(vm, error)))
 		return FALSE;
 	vm->start.total_ms = (double)(g_get_monotonic_time() - b->begun_us) / 1000.0;
 	vm->started_once = TRUE;
-	cop_agent_go(vm->agent, b->begun_us);
 	return cop_vm_save(vm, error);
 }
 

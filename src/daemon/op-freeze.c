@@ -4,7 +4,8 @@
  *
  *   before   checksum-free preparation: folder templates/.NAME.new, empty overlays, a RAM image for
  *            a clone (ram.c), the descriptors in QEMU, disk caches written out; the guest's file
- *            systems frozen by its agent, if it has one, until after the window
+ *            systems frozen and, last, its programs held by its agent, if it has one, until after the
+ *            window (and in clones until their agents have identified them)
  *   window   stop · switch disks to overlays (drains and flushes) · save device state · make RAM
  *            private · cont
  *   after    RAM image and device state to disk with checksums, template.json, rename to NAME
@@ -39,6 +40,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define HOLD_ANSWER_MS 1000
 
 struct freeze {
 	struct cop_state *state;
@@ -411,6 +414,19 @@ static void quiesce(struct freeze *f)
 	cop_fault_point("freeze-quiesced");
 }
 
+/* Keeps the guest's programs from running, for less than a second: see cop_agent_hold(). */
+static void hold(struct freeze *f)
+{
+	g_autoptr(GError) why = NULL;
+
+	if (f->guest->timeout_ms <= 0 || !f->was_running || !f->agent)
+		return;
+	f->guest->held = cop_agent_hold(f->vm->agent, HOLD_ANSWER_MS, &why);
+	if (!f->guest->held)
+		g_info("VM '%s' is frozen with its programs running: %s", f->vm->name, why->message);
+	cop_fault_point("freeze-held");
+}
+
 static gboolean freeze_steps(struct freeze *f, struct cop_template *tpl, GError **error)
 {
 	g_autofree char *state_path = g_build_filename(f->dir, "state", NULL);
@@ -428,6 +444,7 @@ static gboolean freeze_steps(struct freeze *f, struct cop_template *tpl, GError 
 	cop_fault_point("freeze-intent");
 	quiesce(f);
 	flush_early(f);
+	hold(f);
 	ok = window(f, error);
 	/* Whatever has happened: the VM goes on, and its file systems with it. */
 	cop_agent_thaw(f->vm->agent);
@@ -635,6 +652,7 @@ JsonObject *cop_op_freeze(struct cop_state *state, const char *name, JsonObject 
 	json_object_set_boolean_member(quiesce, "done", guest.done);
 	json_object_set_double_member(quiesce, "ms", guest.ms);
 	json_object_set_string_member(quiesce, "reason", guest.reason ?: "");
+	json_object_set_boolean_member(quiesce, "held", guest.held);
 	g_free(guest.reason);
 	json_object_set_object_member(result, "quiesce", quiesce);
 	json_object_set_object_member(result, "template", cop_template_to_json(state, tpl));

@@ -48,9 +48,10 @@ void cop_op_discard(struct cop_vm *vm);
 struct cop_freeze_guest {
 	int timeout_ms; /* 0: leave the guest alone */
 	/* Results; the caller frees reason. */
-	gboolean done;
+	gboolean done; /* its file systems were at rest */
 	double ms;
-	char *reason; /* why not */
+	char *reason;  /* why not */
+	gboolean held; /* no program of it ran until a clone's random state is its own */
 };
 
 /* Freezing a claimed VM, for freeze and fork; a new reference. */

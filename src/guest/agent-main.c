@@ -171,6 +171,7 @@ static void loop(void)
 		int wait_ms;
 
 		next_us = agent_sooner(agent_exec_tick(now_us), agent_quiesce_tick(now_us));
+		next_us = agent_sooner(next_us, agent_hold_tick(now_us));
 		agent_port_tick(now_us); /* and send what the others had to say */
 		next_us = agent_sooner(next_us, agent.port_retry_us);
 		wait_ms = next_us <= now_us ? 0 : (int)((next_us - now_us + 999) / 1000);
@@ -214,6 +215,7 @@ static int serve(void)
 	agent_local_open();
 	agent_port_open();
 	loop();
+	agent_hold_end();
 	(void)agent_thaw();
 	agent_exec_reset();
 	agent_identity_reset();

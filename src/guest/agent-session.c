@@ -16,6 +16,7 @@
 static void end_session(void)
 {
 	agent.session = 0;
+	agent_hold_end();
 	(void)agent_thaw();
 	agent_exec_reset();
 	agent_identity_reset();
@@ -50,6 +51,10 @@ static void hello(const struct cop_agent_frame *f)
 
 	if (!f->synced || cop_agent_get_hello(f, &m) < 0)
 		return;
+	/* First of all, and before the hold ends: nobody may draw what the clone's twins draw. */
+	if (m.flags & COP_AGENT_HELLO_CLONE)
+		(void)agent_random_mix(m.random); /* IDENTIFY tries again, and reports */
+	explicit_bzero(m.random, sizeof(m.random));
 	end_session();
 	if (m.proto_max < high)
 		high = m.proto_max;
@@ -159,11 +164,27 @@ static int on_resize(const struct cop_agent_frame *f)
 static int on_quiesce(const struct cop_agent_frame *f)
 {
 	uint32_t timeout_ms;
-	int r = cop_agent_get_quiesce(f, &timeout_ms);
+	int r = cop_agent_get_limit(f, &timeout_ms);
 
 	if (r == 0)
 		agent_quiesce(f->id, timeout_ms);
 	return r;
+}
+
+static int on_hold(const struct cop_agent_frame *f)
+{
+	uint32_t timeout_ms;
+	int r = cop_agent_get_limit(f, &timeout_ms), error;
+
+	if (r < 0)
+		return r;
+	error = agent_hold(timeout_ms);
+	if (error)
+		agent_send_error(f->id, -error, "programs can't be held: %s", strerror(-error));
+	else
+		agent_send(cop_agent_put_empty(agent.frame, (uint32_t)agent.session,
+					       COP_AGENT_HELD, f->id));
+	return 0;
 }
 
 static int on_identify(const struct cop_agent_frame *f)
@@ -207,7 +228,10 @@ static int dispatch(const struct cop_agent_frame *f)
 		return on_identify(f);
 	case COP_AGENT_QUIESCE:
 		return on_quiesce(f);
+	case COP_AGENT_HOLD:
+		return on_hold(f);
 	case COP_AGENT_THAW:
+		agent_hold_end();
 		(void)agent_thaw();
 		return answer_empty(f, COP_AGENT_THAWED);
 	case COP_AGENT_RESPONSE:

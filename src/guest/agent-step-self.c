@@ -45,27 +45,35 @@ void agent_step_clock(struct agent_report *r, const struct cop_agent_identify *m
 		agent_report(r, "clock", COP_AGENT_DONE, "by %lld ms", (long long)step_ms);
 }
 
-void agent_step_random(struct agent_report *r, const struct cop_agent_identify *m)
+int agent_random_mix(const uint8_t *bytes)
 {
 	struct pool_info info = {.entropy_count = COP_AGENT_RANDOM * 8,
 				 .buf_size = COP_AGENT_RANDOM};
-	int fd;
+	int fd, error = 0;
 
-	if (agent.tame) {
-		agent_report(r, "random", COP_AGENT_SKIPPED, "--root");
-		return;
-	}
-	memcpy(info.buf, m->random, COP_AGENT_RANDOM);
+	if (agent.tame)
+		return -EOPNOTSUPP;
+	memcpy(info.buf, bytes, COP_AGENT_RANDOM);
 	fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
-	if (fd < 0 || ioctl(fd, RNDADDENTROPY, &info) < 0)
-		agent_report(r, "random", COP_AGENT_FAILED, "/dev/urandom: %s", strerror(errno));
-	else if (ioctl(fd, RNDRESEEDCRNG) < 0)
-		agent_report(r, "random", COP_AGENT_FAILED, "no reseed: %s", strerror(errno));
-	else
-		agent_report(r, "random", COP_AGENT_DONE, "%u bytes", COP_AGENT_RANDOM);
+	/* Without the second, what is in the pool would be used after up to a minute. */
+	if (fd < 0 || ioctl(fd, RNDADDENTROPY, &info) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
+		error = -errno;
 	explicit_bzero(&info, sizeof(info));
 	if (fd >= 0)
 		close(fd);
+	return error;
+}
+
+void agent_step_random(struct agent_report *r, const struct cop_agent_identify *m)
+{
+	int error = agent_random_mix(m->random);
+
+	if (agent.tame)
+		agent_report(r, "random", COP_AGENT_SKIPPED, "--root");
+	else if (error)
+		agent_report(r, "random", COP_AGENT_FAILED, "/dev/urandom: %s", strerror(-error));
+	else
+		agent_report(r, "random", COP_AGENT_DONE, "%u bytes", COP_AGENT_RANDOM);
 }
 
 int agent_write_all(int fd, const char *text, size_t len)

@@ -5,7 +5,7 @@
  * Files: agent-main.c the options and the loop; agent-port.c the port's bytes; agent-session.c frames;
  * agent-exec.c commands; agent-identity.c and agent-step-*.c what a clone does to know itself;
  * agent-run.c programs with a time limit; agent-vars.c COPPICE_*; agent-quiesce.c file systems at
- * rest; agent-local.c requests from inside; agent-client.c the other end of those.
+ * rest; agent-hold.c programs at rest; agent-local.c requests from inside; agent-client.c the other end of those.
  * Invariants:
  *   1. Memory is bounded: one queue for the host, a window of input for each of at most 256 commands.
  *   2. While file systems are frozen the agent writes nothing but to the port: no log, no file.
@@ -119,6 +119,8 @@ void agent_report(struct agent_report *r, const char *name, enum cop_agent_resul
 
 struct agent_vars;
 
+/* COP_AGENT_RANDOM bytes into the kernel's generator, to be in use at once. 0 or -errno. */
+int agent_random_mix(const uint8_t *bytes);
 /* agent-step-*.c; all within the child */
 void agent_step_clock(struct agent_report *r, const struct cop_agent_identify *m, int64_t came_us);
 void agent_step_random(struct agent_report *r, const struct cop_agent_identify *m);
@@ -176,6 +178,11 @@ void agent_thaw_left(void);
 bool agent_quiesced(void);
 int64_t agent_quiesce_tick(int64_t now_us);
 void agent_quiesce_reaped(pid_t pid);
+
+/* agent-hold.c: while it lasts, no other program of the guest runs. 0 or -errno. */
+int agent_hold(uint32_t limit_ms);
+void agent_hold_end(void);
+int64_t agent_hold_tick(int64_t now_us);
 
 /* agent-local.c */
 void agent_local_open(void);

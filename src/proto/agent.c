@@ -297,6 +297,14 @@ static void get_check(struct get *r, bool ok)
 		r->bad = true;
 }
 
+static void get_raw(struct get *r, uint8_t *to, size_t len)
+{
+	const uint8_t *p = get_bytes(r, len);
+
+	if (p)
+		memcpy(to, p, len);
+}
+
 static const char *get_str(struct get *r, size_t max)
 {
 	size_t len = get_int(r, 2);
@@ -345,6 +353,8 @@ ssize_t cop_agent_put_hello(uint8_t *buf, const struct cop_agent_hello *m)
 	put_int(&w, m->proto_min, 2);
 	put_int(&w, m->proto_max, 2);
 	put_int(&w, m->flags, 4);
+	if (m->flags & COP_AGENT_HELLO_CLONE)
+		put_bytes(&w, m->random, sizeof(m->random));
 	return put_synced_end(&w);
 }
 
@@ -358,6 +368,8 @@ int cop_agent_get_hello(const struct cop_agent_frame *f, struct cop_agent_hello 
 	ret->proto_min = (uint16_t)get_int(&r, 2);
 	ret->proto_max = (uint16_t)get_int(&r, 2);
 	ret->flags = (uint32_t)get_int(&r, 4);
+	if (ret->flags & COP_AGENT_HELLO_CLONE)
+		get_raw(&r, ret->random, sizeof(ret->random));
 	get_check(&r, inverse == ~ret->session && (uint32_t)ret->session == f->session &&
 			      f->session != 0 && ret->proto_min <= ret->proto_max);
 	return r.bad ? -EBADMSG : 0; /* later versions may append */
@@ -541,16 +553,27 @@ int cop_agent_get_resize(const struct cop_agent_frame *f, uint16_t *ret_rows,
 	return get_end(&r);
 }
 
-ssize_t cop_agent_put_quiesce(uint8_t *buf, uint32_t session, uint32_t id, uint32_t timeout_ms)
+static ssize_t put_limit(uint8_t *buf, uint32_t session, uint8_t type, uint32_t id,
+			 uint32_t timeout_ms)
 {
-	struct put w = put_begin(buf, session, COP_AGENT_QUIESCE, id);
+	struct put w = put_begin(buf, session, type, id);
 
 	put_check(&w, timeout_ms != 0);
 	put_int(&w, timeout_ms, 4);
 	return put_end(&w);
 }
 
-int cop_agent_get_quiesce(const struct cop_agent_frame *f, uint32_t *ret_timeout_ms)
+ssize_t cop_agent_put_quiesce(uint8_t *buf, uint32_t session, uint32_t id, uint32_t timeout_ms)
+{
+	return put_limit(buf, session, COP_AGENT_QUIESCE, id, timeout_ms);
+}
+
+ssize_t cop_agent_put_hold(uint8_t *buf, uint32_t session, uint32_t id, uint32_t timeout_ms)
+{
+	return put_limit(buf, session, COP_AGENT_HOLD, id, timeout_ms);
+}
+
+int cop_agent_get_limit(const struct cop_agent_frame *f, uint32_t *ret_timeout_ms)
 {
 	struct get r = get_begin(f);
 
@@ -704,14 +727,6 @@ ssize_t cop_agent_put_identify(uint8_t *buf, uint32_t session, uint32_t id,
 		put_bytes(&w, m->nics[i].new, 6);
 	}
 	return put_end(&w);
-}
-
-static void get_raw(struct get *r, uint8_t *to, size_t len)
-{
-	const uint8_t *p = get_bytes(r, len);
-
-	if (p)
-		memcpy(to, p, len);
 }
 
 int cop_agent_get_identify(const struct cop_agent_frame *f, const char **store,

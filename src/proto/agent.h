@@ -49,6 +49,7 @@ enum cop_agent_type {
 	COP_AGENT_THAW = 8,
 	COP_AGENT_RESPONSE = 9,	 /* id of the REQUEST */
 	COP_AGENT_PING = 10,	 /* empty */
+	COP_AGENT_HOLD = 11,
 	/* both ways; id of the exec */
 	COP_AGENT_DATA = 32,	 /* stream, then bytes, at least one */
 	COP_AGENT_EOF = 33,	 /* stream */
@@ -65,6 +66,7 @@ enum cop_agent_type {
 	COP_AGENT_THAWED = 72,
 	COP_AGENT_REQUEST = 73,	 /* id: chosen by the agent, not 0 */
 	COP_AGENT_PONG = 74,	 /* id of the PING; empty */
+	COP_AGENT_HELD = 75,	 /* empty */
 };
 
 enum cop_agent_stream {
@@ -113,10 +115,11 @@ size_t cop_agent_data_fit(const void *data, size_t len);
 /* ---------------------------------------------------------------- messages */
 /* Texts end with a NUL within the payload and are borrowed from it. They hold any byte but NUL. */
 
-struct cop_agent_hello { /* 24 bytes in every version of the protocol */
+struct cop_agent_hello { /* up to flags, 24 bytes in every version of the protocol */
 	uint64_t session; /* random, its low half not 0 */
 	uint16_t proto_min, proto_max;
 	uint32_t flags;
+	uint8_t random[COP_AGENT_RANDOM]; /* with CLONE only */
 };
 #define COP_AGENT_HELLO_CLONE 1u /* the host will send IDENTIFY */
 
@@ -239,7 +242,7 @@ ssize_t cop_agent_put_hello_ack(uint8_t *buf, const struct cop_agent_hello_ack *
 ssize_t cop_agent_put_refused(uint8_t *buf, const struct cop_agent_refused *m);
 ssize_t cop_agent_put_ready(uint8_t *buf);
 
-/* PING, PONG, ABANDON, THAW, THAWED, STARTED. */
+/* PING, PONG, ABANDON, THAW, THAWED, STARTED, HELD. */
 ssize_t cop_agent_put_empty(uint8_t *buf, uint32_t session, uint8_t type, uint32_t id);
 /* len: 1 to what cop_agent_data_fit() said. The agent's side need not ask it, but for
  * COP_AGENT_PAYLOAD_MAX - 1. */
@@ -252,6 +255,7 @@ ssize_t cop_agent_put_signal(uint8_t *buf, uint32_t session, uint32_t id, uint8_
 ssize_t cop_agent_put_resize(uint8_t *buf, uint32_t session, uint32_t id, uint16_t rows,
 			     uint16_t columns);
 ssize_t cop_agent_put_quiesce(uint8_t *buf, uint32_t session, uint32_t id, uint32_t timeout_ms);
+ssize_t cop_agent_put_hold(uint8_t *buf, uint32_t session, uint32_t id, uint32_t timeout_ms);
 ssize_t cop_agent_put_exec(uint8_t *buf, uint32_t session, uint32_t id,
 			   const struct cop_agent_exec *m);
 ssize_t cop_agent_put_exit(uint8_t *buf, uint32_t session, uint32_t id,
@@ -284,7 +288,8 @@ int cop_agent_get_credit(const struct cop_agent_frame *f, uint8_t *ret_stream, u
 int cop_agent_get_signal(const struct cop_agent_frame *f, uint8_t *ret_number);
 int cop_agent_get_resize(const struct cop_agent_frame *f, uint16_t *ret_rows,
 			 uint16_t *ret_columns);
-int cop_agent_get_quiesce(const struct cop_agent_frame *f, uint32_t *ret_timeout_ms);
+/* QUIESCE, HOLD. */
+int cop_agent_get_limit(const struct cop_agent_frame *f, uint32_t *ret_timeout_ms);
 int cop_agent_get_exec(const struct cop_agent_frame *f, const char **store,
 		       struct cop_agent_exec *ret);
 int cop_agent_get_exit(const struct cop_agent_frame *f, struct cop_agent_exit *ret);

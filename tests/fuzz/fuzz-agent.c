@@ -94,9 +94,14 @@ static int decode(const struct cop_agent_frame *f, uint8_t type)
 			same(f, cop_agent_put_resize(again, s, id, rows, columns));
 		return r;
 	case COP_AGENT_QUIESCE:
-		r = cop_agent_get_quiesce(f, &number);
+		r = cop_agent_get_limit(f, &number);
 		if (!r)
 			same(f, cop_agent_put_quiesce(again, s, id, number));
+		return r;
+	case COP_AGENT_HOLD:
+		r = cop_agent_get_limit(f, &number);
+		if (!r)
+			same(f, cop_agent_put_hold(again, s, id, number));
 		return r;
 	case COP_AGENT_EXEC:
 		r = cop_agent_get_exec(f, store, &m.exec);

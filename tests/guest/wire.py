@@ -7,9 +7,9 @@ import time
 
 MARK = bytes.fromhex("f59ec17be28dfa16b3d86f95ee21a4dc")
 MAGIC = b"COPA"
-HELLO, EXEC, SIGNAL, RESIZE, ABANDON, IDENTIFY, QUIESCE, THAW, RESPONSE, PING = range(1, 11)
+HELLO, EXEC, SIGNAL, RESIZE, ABANDON, IDENTIFY, QUIESCE, THAW, RESPONSE, PING, HOLD = range(1, 12)
 DATA, EOF, CREDIT = 32, 33, 34
-READY, HELLO_ACK, REFUSED, STARTED, EXIT, ERROR, IDENTIFIED, QUIESCED, THAWED, REQUEST, PONG = range(64, 75)
+READY, HELLO_ACK, REFUSED, STARTED, EXIT, ERROR, IDENTIFIED, QUIESCED, THAWED, REQUEST, PONG, HELD = range(64, 76)
 WINDOW = 256 * 1024
 RESULTS = ("done", "skipped", "failed", "timeout")
 
@@ -79,6 +79,8 @@ class Host:
 
     def hello_bytes(self, number, low=1, high=1, flags=0):
         body = struct.pack("<QQHHI", number, number ^ (2**64 - 1), low, high, flags)
+        if flags & 1:  # a clone's
+            body += os.urandom(64)
         return MARK + self.frame(HELLO, 0, body, number)
 
     def hello(self, low=1, high=1, flags=0):

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from coppice import IMAGES, ApiError, Exec, wait_until
+from coppice import BUILD, IMAGES, ApiError, Exec, wait_until
 
 BIN = os.path.abspath(os.environ.get("COPPICE_BIN", "build/src/cli/coppice"))
 LONG = os.environ.get("COPPICE_LONG") == "1"  # also the tests that take minutes
@@ -52,6 +52,27 @@ def test_clones_are_machines_of_their_own(daemon):
         assert re.fullmatch("[0-9a-f]{32}", row[2]) and int(row[3][:2], 16) & 3 == 2
     parent = daemon.guest("m", "hostname; cat /sys/class/net/eth0/address")
     assert not set(parent.split()) & {cell for row in rows for cell in row}
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_no_number_is_drawn_twice(daemon, cpus):
+    """Would catch: a program that goes on in two clones and draws the same numbers in both, before their random state is theirs.
+    (Without the hold, most of 8 clones draw some hundred numbers that another draws as well.)"""
+    daemon.agent_vm("m", cpus=cpus)
+    daemon.guest("m", "cat > /tmp/draw; chmod +x /tmp/draw; for i in 1 2; do setsid /tmp/draw /tmp/drawn-$i >/dev/null 2>&1 </dev/null & done",
+                 stdin=(BUILD / "tests/guest/draw").read_bytes())
+    assert daemon.freeze("m", "t")["quiesce"]["held"]
+    names = daemon.clone("t", 8)
+    numbers = []
+    for name in names:
+        wait_until(lambda: daemon.exec(name, "test", "-e", "/tmp/drawn-1", "-a", "-e", "/tmp/drawn-2").status == 0, "the numbers")
+        numbers.append(set(daemon.guest(name, "cat /tmp/drawn-*").splitlines()))
+    # What was drawn before the freeze all have; the next draw should be different in each.
+    before = set.intersection(*numbers)
+    assert before, "the rings no longer reach back to the freeze"
+    for i, a in enumerate(numbers):
+        for b in numbers[:i]:
+            assert not (a & b) - before, f"{len((a & b) - before)} numbers were drawn by two clones"
 
 
 def clock_offset(daemon, name):
@@ -470,7 +491,7 @@ def test_quiesce(disk_vm):
 def test_quiesce_undone_when_the_freeze_fails(disk_vm):
     """Would catch: a parent whose file systems stay frozen after a failure or the daemon's death."""
     daemon = disk_vm
-    for point in ("freeze-quiesced", "freeze-stopped", "freeze-state-saved", "freeze-window-over"):
+    for point in ("freeze-quiesced", "freeze-held", "freeze-stopped", "freeze-state-saved", "freeze-window-over"):
         os.environ["COPPICE_FAULT"] = point
         try:
             daemon.restart()
