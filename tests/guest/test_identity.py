@@ -122,6 +122,14 @@ def test_quiesce_and_thaw(machine, host):  # Fails if the answers are wrong. (--
         assert time.monotonic() < end
 
 
+def test_hold(machine, host):  # Fails if it is done where it should not be, or not answered.
+    """--root: this machine's programs go on."""
+    host.send(wire.HOLD, 1, struct.pack("<I", 900))
+    assert host.next_of(1)[0] == wire.ERROR
+    host.send(wire.THAW, 2)
+    assert host.next_of(2)[0] == wire.THAWED
+
+
 def test_fork_from_inside(machine, host):  # Fails if the caller does not learn who it is, or a shell can't read it.
     client = machine.client("fork", "3", "-p", "a=x y", "-p", "b=it's")
     kind, ident, payload = host.wait(lambda f: f[0] == wire.REQUEST)

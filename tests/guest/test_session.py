@@ -71,7 +71,7 @@ def test_no_frame_ends_the_session(host, bad):  # Fails if the agent goes on wit
 @pytest.mark.parametrize("kind, payload", [
     (wire.EXEC, b""), (wire.EXEC, bytes(12)), (wire.EXEC, os.urandom(3000)), (wire.DATA, b"\0"), (wire.DATA, b"\1x"), (wire.EOF, b"\3"),
     (wire.CREDIT, struct.pack("<BI", 1, 0)), (wire.CREDIT, struct.pack("<BI", 1, 1 << 31)), (wire.SIGNAL, b"\0"), (wire.SIGNAL, b"\x41"),
-    (wire.RESIZE, b"12345"), (wire.QUIESCE, bytes(4)), (wire.IDENTIFY, bytes(200)), (wire.PING, b"x"), (wire.THAW, b"x")], ids=range(15))
+    (wire.RESIZE, b"12345"), (wire.QUIESCE, bytes(4)), (wire.HOLD, bytes(4)), (wire.IDENTIFY, bytes(200)), (wire.PING, b"x"), (wire.THAW, b"x")], ids=range(16))
 def test_a_wrong_message_ends_the_session(host, kind, payload):  # Fails if a decoder takes what it should not, or the agent dies of it.
     host.send(kind, 5, payload)
     host.send(wire.PING, 9)
