@@ -33,6 +33,10 @@ static const GOptionEntry entries[] = {
 	 "Run in this folder of the guest", "DIR"},
 	{"timeout", 0, 0, G_OPTION_ARG_STRING, COP_OPTION(exec_options, common.timeout),
 	 "End the command after this time, with exit status 124", "SECONDS"},
+	{"cpus", 'c', 0, G_OPTION_ARG_STRING, COP_OPTION(exec_options, common.cpus),
+	 "Give it at most so much of the processors, such as 0.5", "N"},
+	{"memory-max", 'm', 0, G_OPTION_ARG_STRING, COP_OPTION(exec_options, common.memory_max),
+	 "Kill it when it uses more of the guest's memory", "SIZE"},
 	{NULL},
 };
 

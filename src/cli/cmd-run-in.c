@@ -20,7 +20,7 @@
 
 struct run_in_options {
 	struct cop_exec_options common;
-	char *cpus, *memory_max, *image_dir;
+	char *image_dir;
 	gboolean terminal, no_network;
 };
 
@@ -35,10 +35,10 @@ static const GOptionEntry entries[] = {
 	 "Run in this folder of the guest", "DIR"},
 	{"timeout", 0, 0, G_OPTION_ARG_STRING, COP_OPTION(run_in_options, common.timeout),
 	 "End the command after this time, with exit status 124", "SECONDS"},
-	{"cpus", 'c', 0, G_OPTION_ARG_STRING, COP_OPTION(run_in_options, cpus),
-	 "Refuse a template with another number of processors", "N"},
-	{"memory-max", 'm', 0, G_OPTION_ARG_STRING, COP_OPTION(run_in_options, memory_max),
-	 "Refuse a template whose clones have more guest RAM", "SIZE"},
+	{"cpus", 'c', 0, G_OPTION_ARG_STRING, COP_OPTION(run_in_options, common.cpus),
+	 "Give it at most so much of the processors, such as 0.5", "N"},
+	{"memory-max", 'm', 0, G_OPTION_ARG_STRING, COP_OPTION(run_in_options, common.memory_max),
+	 "Kill it when it uses more of the guest's memory", "SIZE"},
 	{"no-network", 0, 0, G_OPTION_ARG_NONE, COP_OPTION(run_in_options, no_network),
 	 "Without a cable in the network card", NULL},
 	{"image-dir", 0, 0, G_OPTION_ARG_FILENAME, COP_OPTION(run_in_options, image_dir),
@@ -149,11 +149,8 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 	const struct run_in_options *o = options;
 	g_autoptr(JsonObject) request = json_object_new();
 	g_autofree char *path = NULL;
-	uint64_t cpus = 0, memory_max = 0;
 
 	if (!cop_options_name("template", args[0], error) ||
-	    !cop_options_number("--cpus", o->cpus, 1, 1024, &cpus, error) ||
-	    !cop_options_size("--memory-max", o->memory_max, &memory_max, error) ||
 	    !cop_exec_request(request, "run-in", args + 1, &o->common, error))
 		return COP_EXIT_USAGE;
 	if (o->terminal && (!isatty(0) || cli->json)) {
@@ -162,10 +159,6 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 						     "input");
 		return COP_EXIT_USAGE;
 	}
-	if (cpus)
-		json_object_set_int_member(request, "cpus", (gint64)cpus);
-	if (o->memory_max)
-		json_object_set_int_member(request, "memory_max_bytes", (gint64)memory_max);
 	if (o->no_network)
 		json_object_set_boolean_member(request, "network", FALSE);
 	if (!need_template(cli, args[0], o->image_dir, error))
@@ -181,7 +174,7 @@ const struct cop_command cop_cmd_run_in = {
 	.details = "The clone goes when the command ends, when coppice is interrupted, and when "
 		   "the daemon dies. The template 'minimal' is made on first use, from the image of "
 		   "that name. Exit statuses are those of exec. A clone has the processors and the "
-		   "guest RAM of its template: --cpus and --memory-max refuse another one.",
+		   "guest RAM of its template; --cpus and --memory-max let the command have less.",
 	.min_args = 1,
 	.max_args = COP_ANY_NUMBER,
 	.options = entries,

@@ -6,7 +6,7 @@
 #include "cli/cli.h"
 
 struct cop_exec_options {
-	char *user, *workdir, *timeout;
+	char *user, *workdir, *timeout, *cpus, *memory_max;
 	char **env;
 };
 

@@ -81,8 +81,8 @@ static gboolean check_env(JsonObject *env, GError **error)
 
 static gboolean only(JsonObject *request, const char *const *more, GError **error)
 {
-	static const char *const known[] = {"argv", "env",  "user",	  "workdir",
-					    "stdin", "tty", "timeout_ms", NULL};
+	static const char *const known[] = {"argv", "env", "user", "workdir", "stdin", "tty",
+					    "timeout_ms", "cpus", "memory_max_bytes", NULL};
 	g_autoptr(GStrvBuilder) all = g_strv_builder_new();
 	g_auto(GStrv) names = NULL;
 
@@ -101,6 +101,8 @@ gboolean cop_exec_check(JsonObject *request, const char *const *more, GError **e
 	JsonObject *tty = cop_json_obj(request, "tty");
 	gint64 rows = tty ? cop_json_int(tty, "rows", -1, &why) : 0;
 	gint64 columns = tty ? cop_json_int(tty, "columns", -1, &why) : 0;
+	gint64 memory_max = cop_json_int(request, "memory_max_bytes", 1, &why);
+	double cpus = cop_json_double(request, "cpus", json_object_has_member(request, "cpus") ? 0 : 1);
 
 	(void)cop_json_str(request, "user", NULL, &why);
 	(void)cop_json_str(request, "workdir", NULL, &why);
@@ -111,6 +113,10 @@ gboolean cop_exec_check(JsonObject *request, const char *const *more, GError **e
 		cop_gerror_set(&why, COP_ERR_BAD_REQUEST, "timeout_ms must be from 1 to 604800000");
 	if (!why && (rows < 0 || rows > 65535 || columns < 0 || columns > 65535))
 		cop_gerror_set(&why, COP_ERR_BAD_REQUEST, "tty: rows and columns are from 0 to 65535");
+	if (!why && !(cpus >= 0.01 && cpus <= 1024))
+		cop_gerror_set(&why, COP_ERR_BAD_REQUEST, "cpus must be a number from 0.01 to 1024");
+	if (!why && memory_max < 1)
+		cop_gerror_set(&why, COP_ERR_BAD_REQUEST, "memory_max_bytes must be positive");
 	if (!why && check_env(cop_json_obj(request, "env"), &why))
 		(void)only(request, more, &why); /* in why */
 	if (why)
@@ -319,29 +325,6 @@ static void on_binary(struct session *s, const guint8 *data, gsize len)
 
 static gboolean cloned(gpointer user);
 
-/* What run-in asks for that a clone can't have. */
-static gboolean check_machine(struct session *s, struct cop_template *tpl, GError **error)
-{
-	gint64 cpus = cop_json_int(s->request, "cpus", 0, NULL);
-	gint64 memory = cop_json_int(s->request, "memory_max_bytes", 0, NULL);
-	g_autofree char *has = cop_file_size_text(tpl->machine->memory_bytes);
-
-	if (cpus && (guint64)cpus != tpl->machine->cpus)
-		return cop_gerror_set(error, COP_ERR_UNSUPPORTED,
-				      "a clone of '%s' has %u processor%s, as its template was "
-				      "frozen with\nmake a template of a VM that was run with "
-				      "--cpus %d",
-				      tpl->name, tpl->machine->cpus,
-				      tpl->machine->cpus == 1 ? "" : "s", (int)cpus);
-	if (memory && (guint64)memory < tpl->machine->memory_bytes)
-		return cop_gerror_set(error, COP_ERR_UNSUPPORTED,
-				      "a clone of '%s' has %s of guest RAM, as its template was "
-				      "frozen with\nmake a template of a VM that was run with less "
-				      "--memory",
-				      tpl->name, has);
-	return TRUE;
-}
-
 struct cloning {
 	struct session *session;
 	gboolean no_network;
@@ -357,7 +340,7 @@ static gpointer clone_thread(gpointer user)
 	struct cop_template *tpl =
 		cop_state_find_template(state, c->session->template, &c->error);
 
-	if (tpl && check_machine(c->session, tpl, &c->error))
+	if (tpl)
 		c->vm = cop_op_clone_ephemeral(state, tpl, c->no_network, &c->error);
 	cop_template_unref(tpl);
 	g_main_context_invoke(NULL, cloned, c);
@@ -385,7 +368,7 @@ static gboolean cloned(gpointer user)
 
 static void on_request(struct session *s, GBytes *message)
 {
-	static const char *const more[] = {"cpus", "memory_max_bytes", "network", NULL};
+	static const char *const more[] = {"network", NULL};
 	g_autoptr(GError) error = NULL;
 	struct cloning *c;
 	gsize len;

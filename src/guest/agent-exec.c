@@ -2,7 +2,8 @@
  *
  * States: starting (start.fd is open: until execve closes it) -> running -> ended (reaped) -> gone (its
  * output is at its end, or nothing came for a while: EXIT). ABANDON and the time limit kill it
- * and let the rest take its course.
+ * and let the rest take its course. In a clone a command goes on as an orphan, as all programs do:
+ * its input is at its end, its output goes nowhere, its id is free. A terminal's is hung up instead.
  * Invariant: input that is held for a command is at most a window: credit is given back only for what
  * has been written on or dropped. Output is read only with credit and room in the queue.
  */
@@ -30,7 +31,7 @@ struct exec {
 	struct exec *next;
 	uint32_t id;
 	pid_t pid;
-	bool tty, abandoned, timed_out, reaped, started, failed, in_eof;
+	bool tty, abandoned, timed_out, reaped, started, failed, in_eof, orphan;
 	int status;
 	int64_t deadline_us, linger_us; /* 0: none */
 	int64_t unheld_us; /* a terminal that nobody holds open now: when to read it again */
@@ -40,6 +41,7 @@ struct exec {
 	uint32_t in_owed;     /* written on, credit not yet given back */
 	uint8_t *in_buf;
 	uint32_t in_at, in_len, in_size;
+	struct agent_limit limit;
 };
 
 static struct exec *execs;
@@ -51,7 +53,7 @@ static struct exec *find(uint32_t id)
 {
 	struct exec *e = execs;
 
-	while (e && e->id != id)
+	while (e && (e->id != id || e->orphan))
 		e = e->next;
 	return e;
 }
@@ -78,6 +80,7 @@ static void discard(struct exec *e)
 	agent_watch_close(&e->out[0]);
 	agent_watch_close(&e->out[1]);
 	drop_input(e);
+	agent_limit_remove(&e->limit);
 	agent_free_later(e);
 }
 
@@ -87,6 +90,12 @@ static void kill_all_of(struct exec *e, int number)
 		return; /* its number may be another's by now */
 	if (kill(-e->pid, number) < 0)
 		(void)kill(e->pid, number); /* it has not come to setsid() yet, or is gone */
+}
+
+/* May more of its output be read now? */
+static bool room(const struct exec *e, int i)
+{
+	return e->orphan || (e->credit[i] && agent_port_room());
 }
 
 static bool output_open(const struct exec *e)
@@ -102,12 +111,12 @@ static void watch_output(struct exec *e)
 		return;
 	for (int i = 0; i < 2; i++)
 		agent_watch_set(&e->out[i],
-				(e->credit[i] && agent_port_room() ? EPOLLIN : 0) | (i ? 0 : in));
+				(room(e, i) ? EPOLLIN : 0) | (i ? 0 : in));
 }
 
 static void give_credit(struct exec *e, bool all)
 {
-	if (!e->in_owed || (!all && e->in_owed < CREDIT_STEP))
+	if (!e->in_owed || e->orphan || (!all && e->in_owed < CREDIT_STEP))
 		return;
 	agent_send(cop_agent_put_credit(agent.frame, (uint32_t)agent.session, e->id,
 					COP_AGENT_STDIN, e->in_owed));
@@ -124,7 +133,8 @@ static void finish(struct exec *e)
 		m.signal = WTERMSIG(e->status);
 	else
 		m.status = WEXITSTATUS(e->status);
-	agent_send(cop_agent_put_exit(agent.frame, (uint32_t)agent.session, e->id, &m));
+	if (!e->orphan)
+		agent_send(cop_agent_put_exit(agent.frame, (uint32_t)agent.session, e->id, &m));
 	discard(e);
 }
 
@@ -257,7 +267,7 @@ static void end_output(struct exec *e, int i)
 	if (i == 0 && e->tty)
 		close_input(e);
 	agent_watch_close(&e->out[i]);
-	if (!e->abandoned)
+	if (!e->abandoned && !e->orphan)
 		agent_send(cop_agent_put_eof(agent.frame, (uint32_t)agent.session, e->id,
 					     (uint8_t)(i + 1)));
 	check_end(e);
@@ -266,10 +276,10 @@ static void end_output(struct exec *e, int i)
 static void read_output(struct exec *e, int i)
 {
 	static uint8_t buf[READ_BYTES];
-	size_t most = e->credit[i] < sizeof(buf) ? e->credit[i] : sizeof(buf);
+	size_t most = e->credit[i] < sizeof(buf) && !e->orphan ? e->credit[i] : sizeof(buf);
 	ssize_t n;
 
-	if (!most || !agent_port_room()) {
+	if (!room(e, i)) {
 		watch_output(e);
 		return;
 	}
@@ -287,12 +297,14 @@ static void read_output(struct exec *e, int i)
 		end_output(e, i);
 		return;
 	}
+	if (e->linger_us)
+		e->linger_us = agent_now_us() + LINGER_US;
+	if (e->orphan)
+		return;
 	e->credit[i] -= (uint32_t)n;
 	agent_send(cop_agent_put_data(agent.frame, (uint32_t)agent.session, e->id, (uint8_t)(i + 1),
 				      buf, (size_t)n));
-	if (e->linger_us)
-		e->linger_us = agent_now_us() + LINGER_US;
-	if (!e->credit[i] || !agent_port_room())
+	if (!room(e, i))
 		watch_output(e);
 }
 
@@ -303,7 +315,7 @@ static void on_output(struct agent_watch *w, uint32_t events)
 	if (e->tty && (events & EPOLLOUT))
 		write_input(e);
 	if (w->fd >= 0 && (events & (EPOLLIN | EPOLLHUP | EPOLLERR))) {
-		if (e->credit[0] && agent_port_room())
+		if (room(e, 0))
 			read_output(e, 0);
 		else if (events & EPOLLHUP)
 			/* Can't be masked, and there may be output left: not watched until there is
@@ -316,7 +328,7 @@ static void on_error_output(struct agent_watch *w, uint32_t events)
 {
 	struct exec *e = of(w, out[1]);
 
-	if (e->credit[1] && agent_port_room())
+	if (room(e, 1))
 		read_output(e, 1);
 	else
 		agent_watch_set(w, 0);
@@ -404,8 +416,8 @@ static void stop_child(int fd, const char *what)
 }
 
 /* In the child, with descriptors that all are closed on execve. */
-static void child(const struct cop_agent_exec *m, const struct who *who, int in, int out, int err,
-		  int error_fd)
+static void child(const struct cop_agent_exec *m, const struct who *who,
+		  const struct agent_limit *limit, int in, int out, int err, int error_fd)
 {
 	int fd;
 
@@ -419,6 +431,9 @@ static void child(const struct cop_agent_exec *m, const struct who *who, int in,
 	fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 	if (fd >= 0)
 		(void)!write(fd, "0", 1); /* it is not as dear as the agent */
+	errno = -agent_limit_enter(limit);
+	if (errno)
+		stop_child(error_fd, "limits");
 	if (who->uid != getuid() || who->gid != getgid()) {
 		if (initgroups(who->name, who->gid) < 0 || setgid(who->gid) < 0 ||
 		    setuid(who->uid) < 0)
@@ -442,13 +457,15 @@ static void on_start(struct agent_watch *w, uint32_t events)
 	agent_watch_close(w);
 	if (n == sizeof(why)) {
 		why.what[sizeof(why.what) - 1] = 0;
-		agent_send_error(e->id, why.error ?: EIO, "%s: %s", why.what,
-				 strerror(why.error));
+		if (!e->orphan)
+			agent_send_error(e->id, why.error ?: EIO, "%s: %s", why.what,
+					 strerror(why.error));
 		e->failed = true;
 	} else {
 		e->started = true;
-		agent_send(cop_agent_put_empty(agent.frame, (uint32_t)agent.session,
-					       COP_AGENT_STARTED, e->id));
+		if (!e->orphan)
+			agent_send(cop_agent_put_empty(agent.frame, (uint32_t)agent.session,
+						       COP_AGENT_STARTED, e->id));
 		watch_output(e);
 		if (!e->tty)
 			agent_watch_set(&e->in, EPOLLERR);
@@ -495,7 +512,7 @@ static void close_all(int *fds, int from, int to)
 }
 
 static struct exec *start(uint32_t id, const struct cop_agent_exec *m, const struct who *who,
-			  int fds[6], int start_fds[2])
+			  const struct agent_limit *limit, int fds[6], int start_fds[2])
 {
 	bool tty = m->flags & COP_AGENT_EXEC_TTY;
 	struct exec *e = calloc(1, sizeof(*e));
@@ -504,12 +521,13 @@ static struct exec *start(uint32_t id, const struct cop_agent_exec *m, const str
 		return NULL;
 	e->pid = fork();
 	if (e->pid == 0)
-		child(m, who, fds[0], tty ? fds[0] : fds[1], tty ? fds[0] : fds[2], start_fds[1]);
+		child(m, who, limit, fds[0], tty ? fds[0] : fds[1], tty ? fds[0] : fds[2], start_fds[1]);
 	if (e->pid < 0) {
 		free(e);
 		return NULL;
 	}
 	e->id = id;
+	e->limit = *limit;
 	e->tty = tty;
 	e->start = (struct agent_watch){.fd = start_fds[0], .fn = on_start};
 	e->in = (struct agent_watch){.fd = fds[3], .fn = on_in};
@@ -527,6 +545,7 @@ static struct exec *start(uint32_t id, const struct cop_agent_exec *m, const str
 void agent_exec_start(uint32_t id, const struct cop_agent_exec *m)
 {
 	int fds[6] = {-1, -1, -1, -1, -1, -1}, start_fds[2] = {-1, -1}, r;
+	struct agent_limit limit;
 	struct who who;
 
 	if (find(id) || nr_execs >= COP_AGENT_MAX_EXECS) {
@@ -538,15 +557,22 @@ void agent_exec_start(uint32_t id, const struct cop_agent_exec *m)
 		agent_send_error(id, ENOENT, "there is no user '%s'", m->user);
 		return;
 	}
+	r = agent_limit_make(&limit, m);
+	if (r < 0) {
+		agent_send_error(id, EOPNOTSUPP, "this guest can't bound what a command uses: %s",
+				 strerror(-r));
+		return;
+	}
 	r = make_streams(m->flags & COP_AGENT_EXEC_TTY, m, fds);
 	if (r == 0 && pipe2(start_fds, O_CLOEXEC | O_NONBLOCK) < 0)
 		r = -errno;
-	if (r == 0 && !start(id, m, &who, fds, start_fds))
+	if (r == 0 && !start(id, m, &who, &limit, fds, start_fds))
 		r = -errno ?: -ENOMEM;
 	close_all(fds, 0, 3);
 	if (start_fds[1] >= 0)
 		close(start_fds[1]);
 	if (r < 0) {
+		agent_limit_remove(&limit);
 		close_all(fds, 3, 6);
 		if (start_fds[0] >= 0)
 			close(start_fds[0]);
@@ -603,11 +629,28 @@ void agent_exec_reaped(pid_t pid, int status)
 	}
 }
 
-void agent_exec_reset(void)
+static void orphan(struct exec *e)
 {
-	while (execs) {
-		kill_all_of(execs, SIGKILL);
-		discard(execs);
+	e->orphan = true;
+	close_input(e);
+	if (e->tty)
+		agent_watch_close(&e->out[0]); /* SIGHUP */
+	watch_output(e);
+	check_end(e);
+}
+
+void agent_exec_reset(bool is_clone)
+{
+	for (struct exec *e = execs, *next; e; e = next) {
+		next = e->next;
+		if (e->orphan)
+			continue;
+		if (is_clone && !e->abandoned) {
+			orphan(e);
+		} else {
+			kill_all_of(e, SIGKILL);
+			discard(e);
+		}
 	}
 }
 

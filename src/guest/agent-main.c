@@ -217,7 +217,7 @@ static int serve(void)
 	loop();
 	agent_hold_end();
 	(void)agent_thaw();
-	agent_exec_reset();
+	agent_exec_reset(false);
 	agent_identity_reset();
 	return 0;
 }

@@ -13,12 +13,12 @@
 #include <unistd.h>
 
 /* All of a session is gone; the next begins with the mark. */
-static void end_session(void)
+static void end_session(bool is_clone)
 {
 	agent.session = 0;
 	agent_hold_end();
 	(void)agent_thaw();
-	agent_exec_reset();
+	agent_exec_reset(is_clone);
 	agent_identity_reset();
 	agent_port_drop();
 }
@@ -27,7 +27,7 @@ void agent_session_end(const char *why)
 {
 	if (!agent.session)
 		return;
-	end_session();
+	end_session(false);
 	cop_agent_rx_hunt(&agent.rx);
 	agent_log("coppice-agent: %s", why);
 }
@@ -55,7 +55,7 @@ static void hello(const struct cop_agent_frame *f)
 	if (m.flags & COP_AGENT_HELLO_CLONE)
 		(void)agent_random_mix(m.random); /* IDENTIFY tries again, and reports */
 	explicit_bzero(m.random, sizeof(m.random));
-	end_session();
+	end_session(m.flags & COP_AGENT_HELLO_CLONE);
 	if (m.proto_max < high)
 		high = m.proto_max;
 	if (high < COP_AGENT_PROTO_MIN || m.proto_min > COP_AGENT_PROTO_MAX) {

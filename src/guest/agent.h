@@ -5,7 +5,8 @@
  * Files: agent-main.c the options and the loop; agent-port.c the port's bytes; agent-session.c frames;
  * agent-exec.c commands; agent-identity.c and agent-step-*.c what a clone does to know itself;
  * agent-run.c programs with a time limit; agent-vars.c COPPICE_*; agent-quiesce.c file systems at
- * rest; agent-hold.c programs at rest; agent-local.c requests from inside; agent-client.c the other end of those.
+ * rest; agent-hold.c programs at rest; agent-limit.c what a command may use; agent-local.c requests
+ * from inside; agent-client.c the other end of those.
  * Invariants:
  *   1. Memory is bounded: one queue for the host, a window of input for each of at most 256 commands.
  *   2. While file systems are frozen the agent writes nothing but to the port: no log, no file.
@@ -96,10 +97,21 @@ void agent_exec_signal(uint32_t id, int number);
 void agent_exec_resize(uint32_t id, uint16_t rows, uint16_t columns);
 void agent_exec_abandon(uint32_t id);
 void agent_exec_reaped(pid_t pid, int status);
-void agent_exec_reset(void);  /* kills all, without a word */
+/* A new session. Kills all, without a word; in a clone they go on with nobody at their other end. */
+void agent_exec_reset(bool is_clone);
 void agent_exec_resume(void); /* the queue has room again */
 /* Returns when to come again, or -1. */
 int64_t agent_exec_tick(int64_t now_us);
+
+/* agent-limit.c: a group for a command that is to be bounded; 0 or -errno. */
+struct agent_limit {
+	unsigned number;
+	char path[128]; /* "": no bounds */
+};
+int agent_limit_make(struct agent_limit *limit, const struct cop_agent_exec *m);
+/* In the command's process, as root: 0 or -errno. */
+int agent_limit_enter(const struct agent_limit *limit);
+void agent_limit_remove(struct agent_limit *limit);
 
 /* agent-identity.c */
 void agent_identify(const struct cop_agent_frame *f);

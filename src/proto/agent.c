@@ -592,6 +592,8 @@ ssize_t cop_agent_put_exec(uint8_t *buf, uint32_t session, uint32_t id,
 	put_int(&w, m->rows, 2);
 	put_int(&w, m->columns, 2);
 	put_int(&w, m->timeout_ms, 4);
+	put_int(&w, m->cpu_percent, 4);
+	put_int(&w, m->memory_max, 8);
 	put_str(&w, m->user);
 	put_str(&w, m->cwd);
 	put_list(&w, m->argv, COP_AGENT_MAX_STRINGS / 2 - 1);
@@ -608,6 +610,8 @@ int cop_agent_get_exec(const struct cop_agent_frame *f, const char **store,
 	ret->rows = (uint16_t)get_int(&r, 2);
 	ret->columns = (uint16_t)get_int(&r, 2);
 	ret->timeout_ms = (uint32_t)get_int(&r, 4);
+	ret->cpu_percent = (uint32_t)get_int(&r, 4);
+	ret->memory_max = get_int(&r, 8);
 	ret->user = get_str(&r, 256);
 	ret->cwd = get_str(&r, 4095);
 	ret->argv = get_list(&r, &store, COP_AGENT_MAX_STRINGS / 2 - 1);

@@ -143,6 +143,8 @@ struct cop_agent_exec {
 	uint32_t flags;
 	uint16_t rows, columns;
 	uint32_t timeout_ms;	 /* 0: none */
+	uint32_t cpu_percent;	 /* at most so much of one processor's time; 0: no limit */
+	uint64_t memory_max;	 /* bytes; 0: no limit */
 	const char *user;	 /* "": root */
 	const char *cwd;	 /* "": the user's home */
 	const char *const *argv; /* NULL at the end; at least one */

@@ -173,7 +173,7 @@ def error(code, message, hint=""):
 NO_AGENT = {"state": "none", "reason": "", "version": None, "ready_ms": None, "steps": []}
 READY = {"state": "ready", "reason": "", "version": "0.1.0", "ready_ms": 40.5,
          "steps": [{"name": n, "ok": True, "ms": 1.5, "detail": ""} for n in ("random", "hostname")]}
-QUIESCE = {"done": True, "ms": 3.5, "reason": ""}
+QUIESCE = {"done": True, "ms": 3.5, "reason": "", "held": True}
 
 
 def vm(name="desk", **changes):

@@ -104,6 +104,27 @@ def test_a_new_session_kills_the_old_ones_commands(machine, host):  # Fails if a
     assert host.run(1, ["echo", "again"])[3] == b"again\n", "its id is free again"
 
 
+def test_a_clones_session_leaves_commands_alone(machine, host):  # Fails if fork() ends who called it, or an orphan blocks, or is heard.
+    script = f"yes | head -c 2000000; cat; echo error >&2; echo end >{machine.root}/end; sleep 0.2; echo late"
+    host.start(1, ["sh", "-c", script])
+    assert host.next_of(1)[0] == wire.STARTED
+    host.start(2, ["sh", "-c", f"echo $$ >{machine.root}/pid; exec sleep 1000"], tty=(10, 20))
+    assert host.next_of(2)[0] == wire.STARTED
+    assert host.hello(flags=1)[0] == wire.HELLO_ACK
+    end = time.monotonic() + 20
+    while not os.path.exists(machine.root + "/end") and time.monotonic() < end:
+        time.sleep(0.01)
+    assert machine.read("/end") == "end\n"
+    while os.path.exists(f"/proc/{int(machine.read('/pid'))}") and time.monotonic() < end:
+        time.sleep(0.01)
+    assert time.monotonic() < end, "a terminal's is hung up"
+    assert host.run(1, ["sh", "-c", "sleep 0.5; echo again"])[3] == b"again\n", "its id is free again"
+    host.ping()
+    assert not host.frames
+    assert host.hello()[0] == wire.HELLO_ACK
+    host.ping()
+
+
 def test_a_host_that_goes_and_comes(machine, host):  # Fails if the agent does not connect again, or sends no READY.
     host.sock.close()
     again = machine.host = wire.Host(machine.server.accept()[0])

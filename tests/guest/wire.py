@@ -155,9 +155,9 @@ class Host:
         self.send(PING, 0xfffffff0)
         self.wait(lambda f: f[0] == PONG and f[1] == 0xfffffff0)
 
-    def start(self, ident, argv, env=(), user="", cwd="", tty=None, timeout_ms=0):
+    def start(self, ident, argv, env=(), user="", cwd="", tty=None, timeout_ms=0, cpu_percent=0, memory_max=0):
         rows, columns = tty or (0, 0)
-        self.send(EXEC, ident, struct.pack("<IHHI", 1 if tty else 0, rows, columns, timeout_ms)
+        self.send(EXEC, ident, struct.pack("<IHHIIQ", 1 if tty else 0, rows, columns, timeout_ms, cpu_percent, memory_max)
                   + text(user) + text(cwd) + texts(argv) + texts(env))
 
     def input(self, ident, data):

@@ -334,9 +334,12 @@ def test_run_in(daemon):
     wait_until(lambda: not daemon.vms(), "the clones to go")
     coppice(daemon, "run-in", "minimal", "--timeout", "1", "--", "sleep", "1000", status=124)
     coppice(daemon, "run-in", "minimal", "--", "nope", status=127)
-    assert b"1 processor" in coppice(daemon, "run-in", "minimal", "--cpus", "9", "--", "true", status=125).stderr
-    assert b"guest RAM" in coppice(daemon, "run-in", "minimal", "--memory-max", "32M", "--", "true", status=125).stderr
-    coppice(daemon, "run-in", "minimal", "--cpus", "1", "--memory-max", "1G", "--", "true")
+    coppice(daemon, "run-in", "minimal", "--cpus", "9", "--memory-max", "1G", "--", "true")
+    done = coppice(daemon, "run-in", "minimal", "--memory-max", "8M", "--", "sh", "-c", "head -c 1000000 /dev/zero > /tmp/a; echo little; "
+                   "head -c 30000000 /dev/zero > /tmp/b; echo much", status=137)
+    assert done.stdout == b"little\n"
+    quota = coppice(daemon, "run-in", "minimal", "--cpus", "0.5", "--", "sh", "-c", "cat /run/coppice/cgroup$(sed s/0::// /proc/self/cgroup)/cpu.max").stdout
+    assert quota == b"50000 100000\n"
     assert b"there is no template" in coppice(daemon, "run-in", "nope", "--", "true", status=125).stderr
     out = coppice(daemon, "run-in", "minimal", "--no-network", "--", "sh", "-c", "sleep 1; cat /sys/class/net/eth0/carrier 2>&1; true").stdout
     assert out != b"1\n"
@@ -434,16 +437,31 @@ esac
 """
 
 
-def program(daemon, script):
-    """Starts a program of the guest's own: what exec started is ended in a clone, as nobody there is its client."""
-    daemon.guest("m", "cat > /tmp/program; setsid sh /tmp/program >/tmp/said 2>&1 </dev/null &", stdin=script.encode())
+def test_commands_go_on_in_clones(daemon):
+    """Would catch: a command that a clone ends, or that hangs there as nobody reads its output; a terminal's that stays."""
+    daemon.agent_vm("m")
+    with Exec(daemon, "/v1/vms/m/exec", {"argv": ["sh", "-c", "echo on; yes | head -c 3000000; cat; echo end > /tmp/end; cat /proc/uptime"],
+                                         "stdin": True}) as e:
+        with Exec(daemon, "/v1/vms/m/exec", {"argv": ["sh", "-c", "echo on; exec sleep 66666"], "tty": {"rows": 10, "columns": 20}}) as t:
+            e.until(b"on\n")
+            t.until(b"on\r\n")
+            daemon.freeze("m", "t")
+            names = daemon.clone("t", 2)
+            daemon.restart()  # which ends them in m, and only there
+    for name in names:
+        daemon.wait_agent(name)
+        wait_until(lambda: daemon.exec(name, "cat", "/tmp/end").out == b"end\n", "the command to end by itself")
+        assert daemon.exec(name, "sh", "-c", "ps | grep -q '[s]leep 66666'").status == 1
+    daemon.wait_agent("m")
+    assert daemon.exec("m", "test", "-e", "/tmp/end").status == 1
 
 
 def test_fork_from_inside(daemon):
     """Would catch: a child that does not know its part, or a parent that waits for ever."""
     daemon.agent_vm("m", allow_fork=8)
-    program(daemon, PARALLEL.replace("$1", "4"))
-    assert wait_until(lambda: daemon.exec("m", "cat", "/tmp/result").out, "the parent to go on") == b"parent of 4\n"
+    done = daemon.exec("m", "sh", "-c", PARALLEL.replace("$1", "4"))
+    assert (done.status, done.out) == (0, b""), done
+    assert daemon.exec("m", "cat", "/tmp/result").out == b"parent of 4\n"
     children = sorted(set(daemon.vms()) - {"m"})
     assert len(children) == 4
     parts = [int(wait_until(lambda: daemon.exec(c, "cat", "/tmp/part").out, "the child's part")) for c in children]
@@ -453,8 +471,8 @@ def test_fork_from_inside(daemon):
 def test_freeze_from_inside(daemon):
     """Would catch: a template whose clones don't return from the call that made it."""
     daemon.agent_vm("m", allow_fork=1)
-    program(daemon, 'eval "$(coppice-agent freeze inner)"; echo $COPPICE_ROLE-$COPPICE_INDEX-$COPPICE_PARAM_K > /tmp/role')
-    assert wait_until(lambda: daemon.exec("m", "cat", "/tmp/role").out, "the parent to go on").startswith(b"parent-")
+    daemon.guest("m", 'eval "$(coppice-agent freeze inner)"; echo $COPPICE_ROLE-$COPPICE_INDEX-$COPPICE_PARAM_K > /tmp/role')
+    assert daemon.exec("m", "cat", "/tmp/role").out.startswith(b"parent-")
     clones = daemon.clone("inner", 2, params={"k": "v"})
     for index, name in enumerate(clones):
         assert wait_until(lambda: daemon.exec(name, "cat", "/tmp/role").out, "the clone's role") == f"clone-{index}-v\n".encode()
