@@ -23,9 +23,6 @@
 #include <sys/syscall.h>
 #include <time.h>
 
-#define ATTACH_S 5
-#define REPLACE_S 3
-
 struct vm *vm_get(uint32_t slot, uint32_t serial)
 {
 	struct vm *vm = slot < MAX_VMS ? pager.vms[slot] : NULL;
@@ -90,7 +87,9 @@ static int replace(void *ctx, const struct cop_space_range *ranges, unsigned int
 			: cop_fd_send(vm->shim, &packet, sizeof(packet.msg) + nr * sizeof(packet.ranges[0]),
 				      NULL, 0, MSG_DONTWAIT);
 	(void)clock_gettime(CLOCK_REALTIME, &until); /* can't fail */
-	until.tv_sec += REPLACE_S;
+	until.tv_nsec += pager.replace_ms % 1000 * 1000000L;
+	until.tv_sec += pager.replace_ms / 1000 + until.tv_nsec / 1000000000L;
+	until.tv_nsec %= 1000000000L;
 	while (r == 0 && !vm->answered && !vm->hung_up) {
 		if (pthread_cond_timedwait(&pager.answered, &pager.lock, &until) == ETIMEDOUT)
 			r = -ETIMEDOUT;
@@ -131,14 +130,14 @@ static int attach(struct vm *vm, struct cop_shim_msg *ret_answer, int *ret_uffd,
 		  struct cop_shim_msg *ret_early, unsigned int *ret_nr_early)
 {
 	struct cop_shim_msg msg = new_msg(vm, COP_SHIM_ATTACH);
-	uint32_t until_s = pager_now_s() + ATTACH_S;
+	int64_t until_ms = pager_now_ms() + pager.attach_ms;
 	size_t nr_fds = 0;
 	ssize_t n;
 	int r = cop_fd_send(vm->shim, &msg, sizeof(msg), NULL, 0, MSG_DONTWAIT);
 
 	if (r)
 		return r;
-	if (!wait_readable(vm->shim, ATTACH_S * 1000))
+	if (!wait_readable(vm->shim, (int)pager.attach_ms))
 		return -ETIMEDOUT;
 	n = cop_fd_recv(vm->shim, ret_answer, sizeof(*ret_answer), ret_uffd, 1, &nr_fds, MSG_DONTWAIT);
 	if (n != sizeof(*ret_answer))
@@ -156,9 +155,11 @@ static int attach(struct vm *vm, struct cop_shim_msg *ret_answer, int *ret_uffd,
 		struct uffd_msg event;
 		struct cop_shim_msg answer;
 
-		if (pager_now_s() > until_s)
+		int64_t left_ms = until_ms - pager_now_ms();
+
+		if (left_ms <= 0)
 			return -ETIMEDOUT;
-		(void)poll(p, 2, 1000);
+		(void)poll(p, 2, (int)left_ms);
 		if (p[1].revents)
 			(void)!read(*ret_uffd, &event, sizeof(event));
 		if (!p[0].revents)
