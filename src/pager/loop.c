@@ -3,6 +3,7 @@
 #include "pager/pager.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
@@ -22,6 +23,7 @@ struct pager pager = {
 	.tick_ms = 250,
 	.attach_ms = 5000,
 	.replace_ms = 3000,
+	.access_ms = 30000,
 	.log_level = 1,
 };
 
@@ -78,6 +80,21 @@ static bool any_vms(void)
 	return any;
 }
 
+/* The worker can't help itself. */
+static void cut_off(void)
+{
+	(void)pthread_mutex_lock(&pager.lock);
+	cop_engine_lock(&pager.engine);
+	for (uint32_t i = 0; i < MAX_VMS; i++) {
+		struct vm *vm = pager.vms[i];
+
+		if (vm && cop_space_cut_off(vm->space, pager.access_ms))
+			pager_log(0, "VM %" PRIu64 ": %s", vm->key - 1, vm->space->why);
+	}
+	cop_engine_unlock(&pager.engine);
+	(void)pthread_mutex_unlock(&pager.lock);
+}
+
 static void tick(void)
 {
 	static uint32_t busy_s;
@@ -85,6 +102,7 @@ static void tick(void)
 	bool queued;
 
 	(void)!read(pager.timer, &expirations, sizeof(expirations));
+	cut_off();
 	(void)pthread_mutex_lock(&pager.lock);
 	queued = pager.tick_queued;
 	pager.tick_queued = true;

@@ -37,6 +37,8 @@ struct vm {
 	uint32_t last_id;      /* of requests to the shim */
 	uint32_t awaited;      /* 0: none */
 	bool answered, hung_up, late, lost;
+	unsigned int discards; /* not yet answered; a shim may have COP_SHIM_MAX_DISCARDS */
+	struct job *parked;    /* the worker's: discards that wait for a late answer */
 	int status;
 	unsigned int done;
 	uint64_t image_id;
@@ -87,6 +89,7 @@ struct pager {
 	/* Set before the start. */
 	unsigned int tick_ms; /* below 1000; 0: no ticks */
 	unsigned int attach_ms, replace_ms; /* how long the worker waits for a shim */
+	unsigned int access_ms; /* and for a VM's memory, which may need a disk */
 };
 
 extern struct pager pager;
@@ -122,6 +125,10 @@ struct vm *vm_by_key(uint64_t key);
 /* Worker. */
 int vm_add(const struct cop_pager_request *request, int shim, int own_fd, char *why, size_t why_len);
 void vm_remove(struct vm *vm);
+/* An answer that the shim has no room for is hung up on. */
+void vm_answer_discard(struct vm *vm, uint32_t id, int status);
+/* If the shim said that memory is lost, the VM is damaged from now on. */
+void vm_look_at_loss(struct vm *vm);
 /* Main. */
 void shim_readable(uint32_t slot, uint32_t serial);
 void pid_ended(uint32_t slot, uint32_t serial);
