@@ -5,6 +5,7 @@
  */
 #include "mem/space.h"
 #include "mem/image.h"
+#include "mem/maps.h"
 #include "mem/page.h"
 #include "mem/store-impl.h"
 #include "mem/uffd.h"
@@ -199,7 +200,8 @@ static void set_replaced(struct cop_space *sp, uint32_t first, uint32_t nr)
 /* Which of the region's memory isn't the template's any more, from the mappings. */
 static int find_replaced(struct cop_space *sp)
 {
-	char path[40], line[512];
+	char path[40];
+	struct cop_mapping m;
 	FILE *file;
 	uint64_t end = addr_of(sp, sp->nr_pages);
 
@@ -207,17 +209,13 @@ static int find_replaced(struct cop_space *sp)
 	file = fopen(path, "re");
 	if (!file)
 		return -errno;
-	while (fgets(line, sizeof(line), file)) {
-		uint64_t from, to;
-		unsigned long inode;
-
-		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %*s %*s %*s %lu", &from, &to, &inode) != 3 ||
-		    inode || to <= sp->addr || from >= end)
+	while (cop_maps_next(file, &m)) {
+		if (m.inode || m.to <= sp->addr || m.from >= end)
 			continue;
-		from = from < sp->addr ? sp->addr : from;
-		to = to > end ? end : to;
-		set_replaced(sp, (uint32_t)((from - sp->addr) / COP_PAGE_BYTES),
-			     (uint32_t)((to - from) / COP_PAGE_BYTES));
+		m.from = m.from < sp->addr ? sp->addr : m.from;
+		m.to = m.to > end ? end : m.to;
+		set_replaced(sp, (uint32_t)((m.from - sp->addr) / COP_PAGE_BYTES),
+			     (uint32_t)((m.to - m.from) / COP_PAGE_BYTES));
 	}
 	fclose(file);
 	return 0;
