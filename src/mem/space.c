@@ -101,12 +101,15 @@ static int remote(struct cop_space *sp, uint32_t first, uint32_t nr, const void 
 	return n == (ssize_t)here.iov_len ? 0 : n < 0 ? (int)n : -EFAULT;
 }
 
-bool cop_space_cut_off(struct cop_space *sp, int64_t since_ms)
+bool cop_space_cut_off(struct cop_space *sp, unsigned int looks)
 {
 	int64_t began_ms = atomic_load(&sp->remote_since_ms);
 	uint32_t first = atomic_load(&sp->remote_first), nr = atomic_load(&sp->remote_nr);
 
-	if (!began_ms || now_ms() - began_ms < since_ms)
+	if (began_ms != sp->watched_since_ms)
+		sp->looks = 0;
+	sp->watched_since_ms = began_ms;
+	if (!began_ms || ++sp->looks < looks)
 		return false;
 	cop_space_damage(sp, "QEMU has its memory mapped in another way: page %" PRIu32
 			 " or one behind it can't be had", first);

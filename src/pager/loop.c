@@ -83,12 +83,14 @@ static bool any_vms(void)
 /* The worker can't help itself. */
 static void cut_off(void)
 {
+	unsigned int looks = pager.access_ms / pager.tick_ms + 1;
+
 	(void)pthread_mutex_lock(&pager.lock);
 	cop_engine_lock(&pager.engine);
 	for (uint32_t i = 0; i < MAX_VMS; i++) {
 		struct vm *vm = pager.vms[i];
 
-		if (vm && cop_space_cut_off(vm->space, pager.access_ms))
+		if (vm && cop_space_cut_off(vm->space, looks))
 			pager_log(0, "VM %" PRIu64 ": %s", vm->key - 1, vm->space->why);
 	}
 	cop_engine_unlock(&pager.engine);
