@@ -5,6 +5,7 @@
  */
 #include "mem/space.h"
 #include "mem/image.h"
+#include "mem/maps.h"
 #include "mem/page.h"
 #include "mem/store-impl.h"
 #include "mem/uffd.h"
@@ -67,6 +68,55 @@ void cop_space_damage(struct cop_space *sp, const char *format, ...)
 	va_end(args);
 	sp->state = COP_SPACE_DAMAGED;
 	sp->engine->damaged++;
+}
+
+/* Access to the VM's memory, which may last until somebody cuts it off. */
+
+static int64_t now_ms(void)
+{
+	struct timespec now;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &now); /* can't fail */
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static int remote(struct cop_space *sp, uint32_t first, uint32_t nr, const void *bytes, bool write)
+{
+	struct iovec here = {(void *)(uintptr_t)bytes, (size_t)nr * COP_PAGE_BYTES};
+	struct iovec there = {(void *)(uintptr_t)addr_of(sp, first), here.iov_len};
+	ssize_t n;
+
+	if (sp->state != COP_SPACE_RUNNING)
+		return -ESRCH;
+	atomic_store(&sp->remote_first, first);
+	atomic_store(&sp->remote_nr, nr);
+	atomic_store(&sp->remote_since_ms, now_ms());
+	n = write ? process_vm_writev(sp->pid, &here, 1, &there, 1, 0)
+		  : process_vm_readv(sp->pid, &here, 1, &there, 1, 0);
+	if (n < 0)
+		n = -errno;
+	atomic_store(&sp->remote_since_ms, 0);
+	if (sp->state != COP_SPACE_RUNNING)
+		return -ESRCH;
+	return n == (ssize_t)here.iov_len ? 0 : n < 0 ? (int)n : -EFAULT;
+}
+
+bool cop_space_cut_off(struct cop_space *sp, unsigned int looks)
+{
+	int64_t began_ms = atomic_load(&sp->remote_since_ms);
+	uint32_t first = atomic_load(&sp->remote_first), nr = atomic_load(&sp->remote_nr);
+
+	if (began_ms != sp->watched_since_ms)
+		sp->looks = 0;
+	sp->watched_since_ms = began_ms;
+	if (!began_ms || ++sp->looks < looks)
+		return false;
+	cop_space_damage(sp, "QEMU has its memory mapped in another way: page %" PRIu32
+			 " or one behind it can't be had", first);
+	/* One by one: one that can't be unregistered must not save the others. */
+	for (uint32_t i = 0; i < nr; i++)
+		(void)cop_uffd_unregister(sp->uffd, addr_of(sp, first + i), COP_PAGE_BYTES);
+	return true;
 }
 
 /* Entries. */
@@ -153,7 +203,8 @@ static void set_replaced(struct cop_space *sp, uint32_t first, uint32_t nr)
 /* Which of the region's memory isn't the template's any more, from the mappings. */
 static int find_replaced(struct cop_space *sp)
 {
-	char path[40], line[512];
+	char path[40];
+	struct cop_mapping m;
 	FILE *file;
 	uint64_t end = addr_of(sp, sp->nr_pages);
 
@@ -161,17 +212,13 @@ static int find_replaced(struct cop_space *sp)
 	file = fopen(path, "re");
 	if (!file)
 		return -errno;
-	while (fgets(line, sizeof(line), file)) {
-		uint64_t from, to;
-		unsigned long inode;
-
-		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %*s %*s %*s %lu", &from, &to, &inode) != 3 ||
-		    inode || to <= sp->addr || from >= end)
+	while (cop_maps_next(file, &m)) {
+		if (m.inode || m.to <= sp->addr || m.from >= end)
 			continue;
-		from = from < sp->addr ? sp->addr : from;
-		to = to > end ? end : to;
-		set_replaced(sp, (uint32_t)((from - sp->addr) / COP_PAGE_BYTES),
-			     (uint32_t)((to - from) / COP_PAGE_BYTES));
+		m.from = m.from < sp->addr ? sp->addr : m.from;
+		m.to = m.to > end ? end : m.to;
+		set_replaced(sp, (uint32_t)((m.from - sp->addr) / COP_PAGE_BYTES),
+			     (uint32_t)((m.to - m.from) / COP_PAGE_BYTES));
 	}
 	fclose(file);
 	return 0;
@@ -207,7 +254,7 @@ static void drain(struct cop_space *sp)
 {
 	struct uffd_msg msgs[16];
 
-	while (read(sp->uffd, msgs, sizeof(msgs)) > 0)
+	while (cop_uffd_read(sp->uffd, msgs, 16) > 0)
 		;
 }
 
@@ -524,14 +571,12 @@ int cop_space_load(struct cop_engine *e, struct cop_image *image, uint32_t gfn)
 {
 	static _Thread_local uint8_t bytes[COP_CHUNK_BYTES];
 	uint32_t chunk = gfn / COP_CHUNK_PAGES;
-	struct timespec now;
 	int r = cop_image_read_chunk(image, chunk, bytes);
 
 	if (r)
 		return r;
-	(void)clock_gettime(CLOCK_MONOTONIC, &now); /* can't fail */
 	cop_engine_lock(e);
-	r = cop_image_fill_chunk(image, chunk, bytes, false, (uint32_t)now.tv_sec);
+	r = cop_image_fill_chunk(image, chunk, bytes, false, (uint32_t)(now_ms() / 1000));
 	cop_engine_unlock(e);
 	return r;
 }
@@ -666,13 +711,14 @@ struct read_ctx {
 static int read_run(struct cop_space *sp, uint32_t first, uint32_t nr, void *ctx)
 {
 	struct read_ctx *c = ctx;
-	struct iovec to = {c->window + (size_t)(first - c->first) * COP_PAGE_BYTES,
-			   (size_t)nr * COP_PAGE_BYTES};
-	struct iovec from = {(void *)(uintptr_t)addr_of(sp, first), to.iov_len};
-	ssize_t n = sp->shared ? pread(sp->own_fd, to.iov_base, to.iov_len, (off_t)first * COP_PAGE_BYTES)
-			       : process_vm_readv(sp->pid, &to, 1, &from, 1, 0);
+	uint8_t *to = c->window + (size_t)(first - c->first) * COP_PAGE_BYTES;
+	size_t len = (size_t)nr * COP_PAGE_BYTES;
+	ssize_t n;
 
-	return n == (ssize_t)to.iov_len ? 0 : n < 0 ? -errno : -EFAULT;
+	if (!sp->shared)
+		return remote(sp, first, nr, to, false);
+	n = pread(sp->own_fd, to, len, (off_t)first * COP_PAGE_BYTES);
+	return n == (ssize_t)len ? 0 : n < 0 ? -errno : -EFAULT;
 }
 
 /* Decides on a page and, unless it needs no record, puts it. */
@@ -911,7 +957,7 @@ int cop_space_evict(struct cop_space *sp, uint64_t pages, uint64_t *ret_pages)
 			free(w);
 	}
 	free(bytes);
-	if (r == -ESRCH)
+	if (r == -ESRCH && sp->state == COP_SPACE_RUNNING)
 		sp->state = COP_SPACE_GONE;
 	return r;
 }
@@ -921,14 +967,11 @@ static int write_zeros(struct cop_space *sp, uint32_t first, uint32_t nr)
 {
 	static const uint8_t zeros[COP_PAGE_BYTES];
 
-	for (uint32_t i = 0; i < nr; i++) {
-		struct iovec from = {(void *)(uintptr_t)zeros, COP_PAGE_BYTES};
-		struct iovec to = {(void *)(uintptr_t)addr_of(sp, first + i), COP_PAGE_BYTES};
+	int r = 0;
 
-		if (process_vm_writev(sp->pid, &from, 1, &to, 1, 0) != COP_PAGE_BYTES)
-			return errno ? -errno : -EFAULT;
-	}
-	return 0;
+	for (uint32_t i = 0; i < nr && r == 0; i++)
+		r = remote(sp, first + i, 1, zeros, true);
+	return r;
 }
 
 int cop_space_discard(struct cop_space *sp, uint64_t addr, uint64_t len_bytes)
@@ -939,6 +982,8 @@ int cop_space_discard(struct cop_space *sp, uint64_t addr, uint64_t len_bytes)
 
 	if (sp->stuck)
 		return -EBUSY;
+	if (sp->state != COP_SPACE_RUNNING)
+		return -ESRCH;
 	if (addr < sp->addr || addr >= end || len_bytes > end - addr ||
 	    (addr - sp->addr) % COP_PAGE_BYTES || len_bytes % COP_PAGE_BYTES)
 		return -EINVAL;

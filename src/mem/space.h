@@ -24,6 +24,7 @@
 #include "mem/engine.h"
 #include "mem/ptab.h"
 
+#include <stdatomic.h>
 #include <sys/types.h>
 
 #define COP_WINDOW_PAGES 256u /* evicted at a time at most */
@@ -74,6 +75,12 @@ struct cop_space {
 	cop_space_replace replace;
 	void *replace_ctx;
 
+	/* The worker reads or writes the VM's memory, since then (0: it doesn't), and where. */
+	_Atomic int64_t remote_since_ms;
+	_Atomic uint32_t remote_first, remote_nr;
+	int64_t watched_since_ms; /* whoever cuts it off: the access that it has seen last, ... */
+	unsigned int looks;	  /* ... and how often */
+
 	uint32_t window_first, window_nr; /* being evicted; nr 0: none */
 	bool in_flight;
 	struct window *stuck; /* in flight still: its answer is late */
@@ -119,6 +126,15 @@ int cop_space_fault(struct cop_space *space, uint64_t addr, bool write_protect);
 /* With the lock: its memory can't be given back to it, because: (the first reason stays). */
 void cop_space_damage(struct cop_space *space, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
+
+/*
+ * With the lock, from one thread, now and then. When the worker's access to the VM's memory is the same
+ * one at so many looks in a row, it waits for a page that never comes: QEMU has something else mapped
+ * there than it should. Not even the end of QEMU would end that. So the pages it waits for are no longer
+ * the userfaultfd's, and the VM is damaged. Looks and not time: a process that was stopped, or a host
+ * that was, has done nothing meanwhile. False when there is no such access.
+ */
+bool cop_space_cut_off(struct cop_space *space, unsigned int looks);
 
 /* Worker. Evicts until `pages` are gone or one round is over. *ret_pages: gone. 0, -ENOSPC (store
  * full), -errno; the VM is whole in any case. load: see below. */

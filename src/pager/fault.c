@@ -9,19 +9,16 @@
 #include <errno.h>
 #include <linux/userfaultfd.h>
 #include <sys/epoll.h>
-#include <unistd.h>
 
 #define BATCH 16
 
-/* With the engine's lock. Returns false when there was nothing to read. */
-static bool serve(struct vm *vm)
+/* With the engine's lock. */
+static void serve(struct vm *vm)
 {
 	struct uffd_msg msgs[BATCH];
-	ssize_t n = read(vm->space->uffd, msgs, sizeof(msgs));
+	int n = cop_uffd_read(vm->space->uffd, msgs, BATCH);
 
-	if (n <= 0)
-		return false;
-	for (size_t i = 0; i < (size_t)n / sizeof(msgs[0]); i++) {
+	for (int i = 0; i < n; i++) {
 		uint64_t addr = msgs[i].arg.pagefault.address;
 		bool wp = msgs[i].arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP;
 		int r;
@@ -34,7 +31,14 @@ static bool serve(struct vm *vm)
 		else if (r == -ENOMEM)
 			loader_push(vm, addr, NULL, 0);
 	}
-	return true;
+}
+
+/* With the engine's lock. A userfaultfd has an error when it would block: the shim made it so that it
+ * doesn't, and somebody has changed that. */
+static void give_up(struct vm *vm)
+{
+	(void)epoll_ctl(pager.fault_epoll, EPOLL_CTL_DEL, vm->space->uffd, NULL);
+	cop_space_damage(vm->space, "QEMU has made its userfaultfd unusable");
 }
 
 void *fault_thread(void *unused)
@@ -50,8 +54,10 @@ void *fault_thread(void *unused)
 
 			cop_engine_lock_fault(&pager.engine);
 			vm = vm_get(events[i].data.u64 >> 32, (uint32_t)events[i].data.u64);
-			if (vm)
-				(void)serve(vm);
+			if (vm && (events[i].events & EPOLLERR))
+				give_up(vm);
+			else if (vm)
+				serve(vm);
 			cop_engine_unlock(&pager.engine);
 		}
 	}

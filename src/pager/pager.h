@@ -3,7 +3,7 @@
  * pager.h: what the parts of coppice-pager share.
  *
  * Threads:
- *	main    (main.c)    sockets: of the daemon (conn.c), of the shims (vm.c); ends of VMs; ticks
+ *	main    (loop.c)    sockets: of the daemon (conn.c), of the shims (vm.c); ends of VMs; ticks
  *	fault   (fault.c)   events of all userfaultfds; never waits for any other thread but for
  *			    short sections of the engine's lock
  *	worker  (worker.c)  one job after the other: all that makes pages leave, VMs come and go
@@ -37,6 +37,8 @@ struct vm {
 	uint32_t last_id;      /* of requests to the shim */
 	uint32_t awaited;      /* 0: none */
 	bool answered, hung_up, late, lost;
+	unsigned int discards; /* not yet answered; a shim may have COP_SHIM_MAX_DISCARDS */
+	struct job *parked;    /* the worker's: discards that wait for a late answer */
 	int status;
 	unsigned int done;
 	uint64_t image_id;
@@ -77,12 +79,17 @@ struct pager {
 	struct job *jobs, **jobs_end;
 	struct job *urgent, **urgent_end; /* discards: a guest waits */
 	bool tick_queued;
+	int listen_fd, timer;
 	int epoll;	 /* main's */
 	int fault_epoll; /* the fault thread's */
 	int usage_fd;	 /* what the host pays, -1: unknown */
 	uint64_t limit_bytes, used_bytes;
 	bool quit;
 	int log_level;
+	/* Set before the start. */
+	unsigned int tick_ms; /* below 1000; 0: no ticks */
+	unsigned int attach_ms, replace_ms; /* how long the worker waits for a shim */
+	unsigned int access_ms; /* and for a VM's memory, which may need a disk */
 };
 
 extern struct pager pager;
@@ -90,9 +97,17 @@ extern struct pager pager;
 /* Levels: 0 errors, 1 what an owner should know, 2 decisions, 3 all. */
 void pager_log(int level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* main.c: epoll's data names what an event is of. */
+/*
+ * loop.c: pager_start() makes the threads and watches the listening socket; 0 or -errno. The engine is
+ * there already. pager_loop() is the main thread's, until pager.quit.
+ */
+int pager_start(int listen_fd);
+void pager_loop(void);
+
+/* epoll's data names what an event is of. */
 enum source { SOURCE_LISTEN, SOURCE_CONN, SOURCE_SHIM, SOURCE_PID, SOURCE_TICK };
 int pager_watch(enum source source, uint32_t slot, uint32_t serial, int fd);
+int64_t pager_now_ms(void);
 uint32_t pager_now_s(void);
 
 /* conn.c */
@@ -110,6 +125,10 @@ struct vm *vm_by_key(uint64_t key);
 /* Worker. */
 int vm_add(const struct cop_pager_request *request, int shim, int own_fd, char *why, size_t why_len);
 void vm_remove(struct vm *vm);
+/* An answer that the shim has no room for is hung up on. */
+void vm_answer_discard(struct vm *vm, uint32_t id, int status);
+/* If the shim said that memory is lost, the VM is damaged from now on. */
+void vm_look_at_loss(struct vm *vm);
 /* Main. */
 void shim_readable(uint32_t slot, uint32_t serial);
 void pid_ended(uint32_t slot, uint32_t serial);

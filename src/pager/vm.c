@@ -23,9 +23,6 @@
 #include <sys/syscall.h>
 #include <time.h>
 
-#define ATTACH_S 5
-#define REPLACE_S 3
-
 struct vm *vm_get(uint32_t slot, uint32_t serial)
 {
 	struct vm *vm = slot < MAX_VMS ? pager.vms[slot] : NULL;
@@ -59,6 +56,35 @@ static bool wait_readable(int fd, int timeout_ms)
 	return poll(&p, 1, timeout_ms) == 1;
 }
 
+/*
+ * A status that a shim sent. What can't be one is -EPROTO: these go through the pager, up to the
+ * daemon. -ETIMEDOUT means here that there is no answer yet.
+ */
+static int status_of(const struct cop_shim_msg *msg)
+{
+	return msg->status > 0 || msg->status <= -4096 || msg->status == -ETIMEDOUT ? -EPROTO
+										    : msg->status;
+}
+
+static unsigned int done_of(const struct cop_shim_msg *msg)
+{
+	return msg->len <= COP_SHIM_MAX_RANGES ? (unsigned int)msg->len : 0;
+}
+
+void vm_look_at_loss(struct vm *vm)
+{
+	bool lost;
+
+	(void)pthread_mutex_lock(&pager.lock);
+	lost = vm->lost;
+	(void)pthread_mutex_unlock(&pager.lock);
+	if (!lost)
+		return;
+	cop_engine_lock(&pager.engine);
+	cop_space_damage(vm->space, "QEMU lost a part of its memory: the kernel could not replace it");
+	cop_engine_unlock(&pager.engine);
+}
+
 /* The worker's part of a replacement: cop_space_replace. */
 static int replace(void *ctx, const struct cop_space_range *ranges, unsigned int nr,
 		   unsigned int *ret_done)
@@ -90,7 +116,9 @@ static int replace(void *ctx, const struct cop_space_range *ranges, unsigned int
 			: cop_fd_send(vm->shim, &packet, sizeof(packet.msg) + nr * sizeof(packet.ranges[0]),
 				      NULL, 0, MSG_DONTWAIT);
 	(void)clock_gettime(CLOCK_REALTIME, &until); /* can't fail */
-	until.tv_sec += REPLACE_S;
+	until.tv_nsec += pager.replace_ms % 1000 * 1000000L;
+	until.tv_sec += pager.replace_ms / 1000 + until.tv_nsec / 1000000000L;
+	until.tv_nsec %= 1000000000L;
 	while (r == 0 && !vm->answered && !vm->hung_up) {
 		if (pthread_cond_timedwait(&pager.answered, &pager.lock, &until) == ETIMEDOUT)
 			r = -ETIMEDOUT;
@@ -108,11 +136,7 @@ static int replace(void *ctx, const struct cop_space_range *ranges, unsigned int
 		vm->awaited = 0; /* it was not sent */
 	}
 	(void)pthread_mutex_unlock(&pager.lock);
-	if (vm->lost) {
-		cop_engine_lock(&pager.engine);
-		cop_space_damage(vm->space, "QEMU lost a part of its memory: the kernel could not replace it");
-		cop_engine_unlock(&pager.engine);
-	}
+	vm_look_at_loss(vm);
 	if (r == -ETIMEDOUT)
 		pager_log(1, "VM %" PRIu64 ": its QEMU does not answer; its pages stay as they are",
 			  vm->key - 1);
@@ -131,22 +155,22 @@ static int attach(struct vm *vm, struct cop_shim_msg *ret_answer, int *ret_uffd,
 		  struct cop_shim_msg *ret_early, unsigned int *ret_nr_early)
 {
 	struct cop_shim_msg msg = new_msg(vm, COP_SHIM_ATTACH);
-	uint32_t until_s = pager_now_s() + ATTACH_S;
+	int64_t until_ms = pager_now_ms() + pager.attach_ms;
 	size_t nr_fds = 0;
 	ssize_t n;
 	int r = cop_fd_send(vm->shim, &msg, sizeof(msg), NULL, 0, MSG_DONTWAIT);
 
 	if (r)
 		return r;
-	if (!wait_readable(vm->shim, ATTACH_S * 1000))
+	if (!wait_readable(vm->shim, (int)pager.attach_ms))
 		return -ETIMEDOUT;
 	n = cop_fd_recv(vm->shim, ret_answer, sizeof(*ret_answer), ret_uffd, 1, &nr_fds, MSG_DONTWAIT);
 	if (n != sizeof(*ret_answer))
 		return n < 0 ? (int)n : -EPROTO;
 	if (ret_answer->status)
-		return ret_answer->status < 0 ? ret_answer->status : -EPROTO;
+		return status_of(ret_answer);
 	if (ret_answer->magic != COP_SHIM_MAGIC || ret_answer->id != msg.id || nr_fds != 1 ||
-	    !(ret_answer->flags & COP_SHIM_SEEN))
+	    !(ret_answer->flags & COP_SHIM_SEEN) || cop_uffd_check(*ret_uffd) < 0)
 		return -EPROTO;
 	msg = new_msg(vm, COP_SHIM_REPLACE);
 	r = cop_fd_send(vm->shim, &msg, sizeof(msg), NULL, 0, MSG_DONTWAIT);
@@ -156,11 +180,15 @@ static int attach(struct vm *vm, struct cop_shim_msg *ret_answer, int *ret_uffd,
 		struct uffd_msg event;
 		struct cop_shim_msg answer;
 
-		if (pager_now_s() > until_s)
+		int64_t left_ms = until_ms - pager_now_ms();
+
+		if (left_ms <= 0)
 			return -ETIMEDOUT;
-		(void)poll(p, 2, 1000);
-		if (p[1].revents)
-			(void)!read(*ret_uffd, &event, sizeof(event));
+		(void)poll(p, 2, (int)left_ms);
+		if (p[1].revents & POLLIN)
+			(void)cop_uffd_read(*ret_uffd, &event, 1);
+		else if (p[1].revents)
+			return -EPROTO;
 		if (!p[0].revents)
 			continue;
 		n = cop_fd_recv(vm->shim, &answer, sizeof(answer), NULL, 0, &nr_fds, MSG_DONTWAIT);
@@ -174,12 +202,44 @@ static int attach(struct vm *vm, struct cop_shim_msg *ret_answer, int *ret_uffd,
 	return r;
 }
 
+static void hang_up(struct vm *vm)
+{
+	if (vm->hung_up)
+		return;
+	(void)epoll_ctl(pager.epoll, EPOLL_CTL_DEL, vm->shim, NULL);
+	vm->hung_up = true;
+	(void)pthread_cond_broadcast(&pager.answered);
+}
+
+void vm_answer_discard(struct vm *vm, uint32_t id, int status)
+{
+	struct cop_shim_msg msg = {
+		.magic = COP_SHIM_MAGIC,
+		.version = COP_SHIM_VERSION,
+		.type = COP_SHIM_DISCARD,
+		.id = id,
+		.status = status,
+	};
+
+	(void)pthread_mutex_lock(&pager.lock);
+	vm->discards--; /* first: the answer lets it ask again */
+	if (!vm->hung_up && cop_fd_send(vm->shim, &msg, sizeof(msg), NULL, 0, MSG_DONTWAIT) < 0) {
+		pager_log(1, "VM %" PRIu64 ": a discard could not be answered", vm->key - 1);
+		hang_up(vm);
+	}
+	(void)pthread_mutex_unlock(&pager.lock);
+}
+
 /* With pager.lock. Returns the job that follows from the message, or NULL. */
 static struct job *take(struct vm *vm, const struct cop_shim_msg *msg)
 {
 	struct job *job = NULL;
 
-	if (msg->type == COP_SHIM_DISCARD) {
+	if (msg->type == COP_SHIM_DISCARD && vm->discards == COP_SHIM_MAX_DISCARDS) {
+		pager_log(1, "VM %" PRIu64 ": its QEMU asks for more than it may", vm->key - 1);
+		hang_up(vm);
+	} else if (msg->type == COP_SHIM_DISCARD) {
+		vm->discards++;
 		job = job_new(JOB_DISCARD, vm);
 		job->id = msg->id;
 		job->addr = msg->addr;
@@ -188,12 +248,12 @@ static struct job *take(struct vm *vm, const struct cop_shim_msg *msg)
 		vm->lost = vm->lost || (msg->flags & COP_SHIM_LOST);
 		if (vm->late) {
 			job = job_new(JOB_LATE, vm);
-			job->len = msg->len;
+			job->len = done_of(msg);
 			vm->awaited = 0;
 			vm->late = false;
 		} else {
-			vm->status = msg->status > 0 ? -EPROTO : msg->status;
-			vm->done = (unsigned int)(msg->len <= COP_SHIM_MAX_RANGES ? msg->len : 0);
+			vm->status = status_of(msg);
+			vm->done = done_of(msg);
 			vm->answered = true;
 			(void)pthread_cond_broadcast(&pager.answered);
 		}
@@ -224,6 +284,12 @@ int vm_add(const struct cop_pager_request *request, int shim, int own_fd, char *
 	vm->key = request->vm;
 	vm->image_id = request->image;
 	vm->shim = shim;
+	if (request->size == 0 || request->size % COP_PAGE_BYTES ||
+	    request->size / COP_PAGE_BYTES > COP_MAX_GFN ||
+	    (shared && (request->domain == 0 || request->domain > COP_MAX_DOMAIN))) {
+		free(vm);
+		return -EINVAL;
+	}
 	vm->pidfd = (int)syscall(SYS_pidfd_open, (pid_t)request->pid, 0);
 	if (vm->pidfd < 0) {
 		r = say(why, why_len, -errno, "no such process");
@@ -244,6 +310,7 @@ int vm_add(const struct cop_pager_request *request, int shim, int own_fd, char *
 		goto fail;
 	}
 	if (answer.len != request->size || answer.addr % COP_PAGE_BYTES ||
+	    answer.addr > UINT64_MAX - answer.len ||
 	    answer.mode != (shared ? COP_SHIM_MODE_SHARED : COP_SHIM_MODE_PRIVATE) ||
 	    (image && image->size_bytes != request->size)) {
 		r = say(why, why_len, -EINVAL, "QEMU has its memory mapped in another way");
@@ -313,14 +380,13 @@ void vm_remove(struct vm *vm)
 	close(vm->shim);
 	close(vm->pidfd);
 	cop_space_free(vm->space, true);
-	free(vm);
-}
+	while (vm->parked) {
+		struct job *job = vm->parked;
 
-static void hang_up(struct vm *vm)
-{
-	(void)epoll_ctl(pager.epoll, EPOLL_CTL_DEL, vm->shim, NULL);
-	vm->hung_up = true;
-	(void)pthread_cond_broadcast(&pager.answered);
+		vm->parked = job->next;
+		free(job);
+	}
+	free(vm);
 }
 
 void shim_readable(uint32_t slot, uint32_t serial)
@@ -355,8 +421,7 @@ void pid_ended(uint32_t slot, uint32_t serial)
 	vm = vm_get(slot, serial);
 	if (vm) {
 		(void)epoll_ctl(pager.epoll, EPOLL_CTL_DEL, vm->pidfd, NULL);
-		if (!vm->hung_up)
-			hang_up(vm);
+		hang_up(vm);
 		job = job_new(JOB_END, vm);
 	}
 	(void)pthread_mutex_unlock(&pager.lock);

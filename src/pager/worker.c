@@ -20,6 +20,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#define URGENT_RUN    16u /* discards in a row, while something else waits */
 #define SLICE_PAGES   2048u
 #define HIGH	      88 /* percent of the limit */
 #define LOW	      84
@@ -90,7 +91,7 @@ static int template_add(struct job *job)
 	struct cop_image *image;
 	int r = 0;
 
-	if (job->nr_fds != 1 && job->nr_fds != 3 && job->nr_fds != 4)
+	if (q->image == 0 || (job->nr_fds != 1 && job->nr_fds != 3 && job->nr_fds != 4))
 		return -EINVAL;
 	cop_engine_lock(&pager.engine);
 	image = cop_image_find(&pager.engine, q->image);
@@ -220,7 +221,13 @@ static int release(struct vm *vm, const struct cop_pager_request *q)
 		cop_engine_lock(&pager.engine);
 		image = cop_image_find(&pager.engine, q->image);
 		cop_engine_unlock(&pager.engine);
-		r = image ? cop_space_rebase(vm->space, image, image->domain) : -ENOENT;
+		if (!image)
+			r = -ENOENT;
+		else if (image->size_bytes != (uint64_t)vm->space->nr_pages * COP_PAGE_BYTES)
+			r = -EINVAL;
+		else
+			r = vm->space->stuck ? -EBUSY
+					     : cop_space_rebase(vm->space, image, image->domain);
 	}
 	if (r)
 		return r;
@@ -256,10 +263,11 @@ static void forget(uint64_t key)
 /* One slice. Returns true when there is more to do. */
 static bool evict(struct vm *vm, struct job *job, int *ret_status)
 {
-	uint64_t want = SLICE_PAGES, gone = 0, size = job->request.size;
+	uint64_t want = SLICE_PAGES, gone = 0, size = job->request.size, left = size - job->done;
 
-	if (size != COP_PAGER_ALL && (size - job->done + COP_PAGE_BYTES - 1) / COP_PAGE_BYTES < want)
-		want = (size - job->done + COP_PAGE_BYTES - 1) / COP_PAGE_BYTES;
+	left = left / COP_PAGE_BYTES + (left % COP_PAGE_BYTES != 0);
+	if (left < want)
+		want = left;
 	*ret_status = cop_space_evict(vm->space, want, &gone);
 	job->done += gone * COP_PAGE_BYTES;
 	/* A round that found less than it might is over; and a guest that touches all again at once
@@ -326,23 +334,33 @@ static bool request(struct job *job)
 	return again;
 }
 
-/* Returns true when the VM's shim is late and the job must wait for it. */
-static bool discard(struct vm *vm, const struct job *job)
+/* Returns true when the VM's shim is late: the job waits with the VM until its answer comes. */
+static bool discard(struct vm *vm, struct job *job)
 {
-	struct cop_shim_msg msg = {
-		.magic = COP_SHIM_MAGIC,
-		.version = COP_SHIM_VERSION,
-		.type = COP_SHIM_DISCARD,
-		.id = job->id,
-	};
 	int r = cop_space_discard(vm->space, job->addr, job->len);
 
-	if ((r == -EBUSY || r == -ETIMEDOUT) && vm->space->stuck)
+	if ((r == -EBUSY || r == -ETIMEDOUT) && vm->space->stuck) {
+		job->next = vm->parked;
+		vm->parked = job;
 		return true;
-	msg.status = r;
-	if (cop_fd_send(vm->shim, &msg, sizeof(msg), NULL, 0, MSG_DONTWAIT) < 0)
-		pager_log(1, "VM %" PRIu64 ": a discard could not be answered", vm->key - 1);
+	}
+	vm_answer_discard(vm, job->id, r);
 	return false;
+}
+
+static void late_answer(struct vm *vm, unsigned int done)
+{
+	struct job *parked = vm->parked;
+
+	cop_space_late_answer(vm->space, done);
+	vm_look_at_loss(vm);
+	vm->parked = NULL;
+	while (parked) {
+		struct job *job = parked;
+
+		parked = job->next;
+		worker_push(job);
+	}
 }
 
 static void read_usage(void)
@@ -475,8 +493,9 @@ static void tick(void)
 	}
 }
 
-/* Returns true when the job is to be queued again. */
-static bool run(struct job *job)
+enum outcome { DONE, AGAIN, KEPT };
+
+static enum outcome run(struct job *job)
 {
 	struct vm *vm;
 
@@ -485,12 +504,12 @@ static bool run(struct job *job)
 	(void)pthread_mutex_unlock(&pager.lock);
 	switch (job->type) {
 	case JOB_REQUEST:
-		return request(job);
+		return request(job) ? AGAIN : DONE;
 	case JOB_DISCARD:
-		return vm && !vm->hung_up && discard(vm, job);
+		return vm && !vm->hung_up && discard(vm, job) ? KEPT : DONE;
 	case JOB_LATE:
 		if (vm)
-			cop_space_late_answer(vm->space, (unsigned int)job->len);
+			late_answer(vm, (unsigned int)job->len);
 		break;
 	case JOB_END:
 		if (vm)
@@ -503,28 +522,33 @@ static bool run(struct job *job)
 		tick();
 		break;
 	}
-	return false;
+	return DONE;
 }
 
 void *worker_thread(void *unused)
 {
+	unsigned int in_a_row = 0;
+
 	(void)pthread_setname_np(pthread_self(), "worker"); /* only for people who look */
 	for (;;) {
-		struct timespec pause = {0, 20 * 1000000L};
+		enum outcome outcome;
 		struct job *job;
+		bool urgent;
 
 		(void)pthread_mutex_lock(&pager.lock);
 		while (!pager.jobs && !pager.urgent)
 			(void)pthread_cond_wait(&pager.work, &pager.lock);
-		job = pager.urgent ? pull(&pager.urgent, &pager.urgent_end)
-				   : pull(&pager.jobs, &pager.jobs_end);
+		/* A guest that discards all the time must not keep others from their turn. */
+		urgent = pager.urgent && (!pager.jobs || in_a_row < URGENT_RUN);
+		in_a_row = urgent ? in_a_row + 1 : 0;
+		job = urgent ? pull(&pager.urgent, &pager.urgent_end)
+			     : pull(&pager.jobs, &pager.jobs_end);
 		(void)pthread_mutex_unlock(&pager.lock);
-		if (run(job)) {
-			if (job->type == JOB_DISCARD) /* its shim is late: no hurry, no spinning */
-				(void)nanosleep(&pause, NULL);
+		outcome = run(job);
+		if (outcome == AGAIN)
 			worker_push(job);
+		if (outcome != DONE)
 			continue;
-		}
 		for (size_t i = 0; i < job->nr_fds; i++)
 			cop_close(&job->fds[i]);
 		free(job);
