@@ -21,6 +21,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -106,31 +107,53 @@ static gboolean exec(struct cop_cli *cli, const char *vm, const char *const *arg
 	return status == 0;
 }
 
+/* A tar on this side. What it says is kept: it counts only when the other side was well. */
+struct tar {
+	GPid pid;
+	int said_fd; /* in memory */
+};
+
 /* Signals end tar with this program, as it is in the same group; the pipe's end tells it, too. */
-static gboolean start_tar(char **argv, GPid *ret_pid, int *ret_in, int *ret_out, GError **error)
+static gboolean start_tar(char **argv, struct tar *tar, int *ret_in, int *ret_out, GError **error)
 {
+	const char *const *words = (const char *const *)argv;
 	g_autoptr(GError) why = NULL;
 
-	if (g_spawn_async_with_pipes(NULL, argv, NULL,
-				     G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD, NULL, NULL,
-				     ret_pid, ret_in, ret_out, NULL, &why))
+	tar->said_fd = memfd_create("tar", MFD_CLOEXEC);
+	if (tar->said_fd >= 0 &&
+	    g_spawn_async_with_pipes_and_fds(
+		    NULL, words, NULL, G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD, NULL, NULL,
+		    -1, -1, tar->said_fd, NULL, NULL, 0, &tar->pid, ret_in, ret_out, NULL, &why))
 		return TRUE;
-	return cop_failure_set(error, COP_FAILURE_INTERNAL, "install tar", "cannot run tar: %s",
-			       why->message);
+	cop_failure_set(error, COP_FAILURE_INTERNAL, "install tar", "cannot run tar: %s",
+			why ? why->message : g_strerror(errno));
+	if (tar->said_fd >= 0)
+		close(tar->said_fd);
+	return FALSE;
 }
 
-static gboolean end_tar(GPid pid, GError **error)
+/* well: the other side was. */
+static gboolean end_tar(struct tar *tar, gboolean well, GError **error)
 {
+	char said[4096];
 	int status = 0;
+	ssize_t n;
 
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+	while (waitpid(tar->pid, &status, 0) < 0 && errno == EINTR)
 		;
-	g_spawn_close_pid(pid);
+	g_spawn_close_pid(tar->pid);
+	n = well ? pread(tar->said_fd, said, sizeof(said), 0) : 0;
+	close(tar->said_fd);
+	if (n > 0) {
+		g_autofree char *text = g_strndup(said, (gsize)n);
+		g_autofree char *clean = cop_text_clean(g_strchomp(text));
+
+		fprintf(stderr, "%s\n", clean);
+	}
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
-		return TRUE;
-	if (error && *error)
-		return FALSE; /* why it ended early */
-	return cop_failure_set(error, COP_FAILURE_INTERNAL, NULL, "tar failed on this side");
+		return well;
+	return well ? cop_failure_set(error, COP_FAILURE_INTERNAL, NULL, "tar failed on this side")
+		    : FALSE;
 }
 
 /* The last part of a path that can be a name of its own; NULL with a usage error. */
@@ -150,12 +173,12 @@ static gboolean copy_in(struct cop_cli *cli, const char *src, const char *vm, co
 	g_autofree char *name = name_of(src, error);
 	g_autofree char *folder = g_path_get_dirname(src);
 	g_autofree char *whole = name ? g_build_filename(folder, name, NULL) : NULL;
-	char *tar[] = {"tar", "-c", "-f", "-", "-C", folder, "--", name, NULL};
+	char *words[] = {"tar", "-c", "-f", "-", "-C", folder, "--", name, NULL};
 	const char *unpack[] = {"sh", "-c", unpack_script, "cp", *dst ? dst : ".", name, NULL};
 	struct stat st;
 	int out_fd = -1;
+	struct tar tar;
 	gboolean ok;
-	GPid pid;
 
 	if (!name)
 		return FALSE;
@@ -164,11 +187,11 @@ static gboolean copy_in(struct cop_cli *cli, const char *src, const char *vm, co
 				       src, g_strerror(errno));
 	if (!g_utf8_validate(name, -1, NULL) || !g_utf8_validate(dst, -1, NULL))
 		return cop_failure_usage(error, "cp: a name that is not UTF-8");
-	if (!start_tar(tar, &pid, NULL, &out_fd, error))
+	if (!start_tar(words, &tar, NULL, &out_fd, error))
 		return FALSE;
 	ok = exec(cli, vm, unpack, out_fd, -1, error);
 	close(out_fd);
-	return end_tar(pid, ok ? error : NULL) && ok;
+	return end_tar(&tar, ok, error);
 }
 
 static unsigned nr_left_out; /* nftw() hands on no user data */
@@ -216,17 +239,17 @@ static gboolean place(const char *from, const char *to, GError **error)
 static gboolean unpack(struct cop_cli *cli, const char *vm, const char *const *pack,
 		       const char *folder, GError **error)
 {
-	char *tar[] = {"tar", "-x", "-f", "-", "-C", (char *)folder, "--no-same-owner",
-		       "--no-same-permissions", NULL};
+	char *words[] = {"tar", "-x", "-f", "-", "-C", (char *)folder, "--no-same-owner",
+			 "--no-same-permissions", NULL};
 	int in_fd = -1;
+	struct tar tar;
 	gboolean ok;
-	GPid pid;
 
-	if (!start_tar(tar, &pid, &in_fd, NULL, error))
+	if (!start_tar(words, &tar, &in_fd, NULL, error))
 		return FALSE;
 	ok = exec(cli, vm, pack, -1, in_fd, error);
 	close(in_fd);
-	return end_tar(pid, ok ? error : NULL) && ok;
+	return end_tar(&tar, ok, error);
 }
 
 static gboolean copy_out(struct cop_cli *cli, const char *vm, const char *src, const char *dst,

@@ -23,12 +23,19 @@ static void print(const char *vm, JsonObject *answer, gboolean stop)
 	double ms = cop_answer_double(cop_answer_object(answer, "freeze"), "window_ms");
 	const char *template = cop_answer_string(cop_answer_object(answer, "template"), "name");
 	g_autofree char *window = cop_text_duration(ms);
+	JsonObject *quiesce = cop_answer_object(answer, "quiesce");
 
 	if (stop)
 		cop_output_line("frozen '%s' as '%s': the VM has ended\n", vm, template);
 	else
 		cop_output_line("frozen '%s' as '%s': the VM stood still for %s\n", vm, template,
 				window);
+	if (!cop_answer_bool(cop_answer_object(answer, "template"), "agent"))
+		cop_output_line("  no agent has answered in it: clones will repeat its random "
+				"numbers, names, addresses and clock\n");
+	else if (!cop_answer_bool(quiesce, "done"))
+		cop_output_line("  its file systems were not at rest: %s\n",
+				cop_answer_string(quiesce, "reason"));
 }
 
 static int run(struct cop_cli *cli, const void *options, char **args, GError **error)

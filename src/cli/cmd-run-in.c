@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* cmd-run-in.c: coppice run-in TEMPLATE -- COMMAND: a machine that is there for one command. */
-#include "cli/answer.h"
+#include "cli/boot.h"
 #include "cli/client.h"
 #include "cli/commands.h"
 #include "cli/exec-one.h"
@@ -14,8 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define BOOT_US (300 * G_USEC_PER_SEC)
-#define LOOK_US (50 * 1000)
+#define BOOT_S 300
 #define FIRST_TEMPLATE "minimal" /* made on first use */
 
 struct run_in_options {
@@ -54,36 +53,6 @@ static void remove_vm(struct cop_client *client, const char *name)
 	(void)answer; /* a left-over VM shows in 'ps' */
 }
 
-/* Until the agent of a VM that boots has answered. */
-static gboolean wait_for_agent(struct cop_client *client, const char *name, GError **error)
-{
-	g_autofree char *path = cop_client_path("/v1/vms/", name, "");
-	gint64 deadline_us = g_get_monotonic_time() + BOOT_US;
-
-	for (;;) {
-		g_autoptr(JsonObject) vm = cop_client_call(client, "GET", path, NULL, error);
-		JsonObject *agent = cop_answer_object(vm, "agent");
-		const char *state = cop_answer_string(agent, "state");
-
-		if (!vm)
-			return FALSE;
-		if (strcmp(state, "ready") == 0)
-			return TRUE;
-		if (strcmp(cop_answer_string(vm, "state"), "running") != 0 ||
-		    strcmp(state, "failed") == 0)
-			return cop_failure_set(error, COP_FAILURE_INTERNAL, NULL,
-					       "VM '%s' did not come up: %s %s", name,
-					       cop_answer_string(vm, "reason"),
-					       cop_answer_string(agent, "reason"));
-		if (g_get_monotonic_time() > deadline_us)
-			return cop_failure_set(error, COP_FAILURE_TIMEOUT,
-					       "is the image of an older coppice? 'coppice image "
-					       "build minimal' makes it anew",
-					       "no agent answers in VM '%s'", name);
-		g_usleep(LOOK_US);
-	}
-}
-
 /* Boots the image of that name and freezes it, once and for all. */
 static gboolean make_template(struct cop_cli *cli, struct cop_client *client, const char *template,
 			      const char *image_dir_option, GError **error)
@@ -104,7 +73,7 @@ static gboolean make_template(struct cop_cli *cli, struct cop_client *client, co
 	json_object_set_boolean_member(request, "stop", TRUE);
 	progress = cop_progress_begin("booting minimal, once and for all", NULL, 1);
 	booted = cop_client_call(client, "POST", "/v1/vms", run, &why);
-	ok = booted && wait_for_agent(client, vm, &why);
+	ok = booted && cop_boot_wait(client, vm, BOOT_S, &why);
 	if (ok)
 		frozen = cop_client_call(client, "POST", freeze, request, &why);
 	cop_progress_end(progress);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* cmd-run.c: coppice run [IMAGE]: boot a VM. */
 #include "cli/answer.h"
+#include "cli/boot.h"
 #include "cli/client.h"
 #include "cli/commands.h"
 #include "cli/failure.h"
@@ -16,9 +17,9 @@
 
 struct run_options {
 	char *name, *memory, *cpus, *kernel, *initrd, *append, *accel, *engine, *display, *network,
-		*image_dir, *allow_fork;
+		*image_dir, *allow_fork, *ready_timeout;
 	char **disks, **qemu_args, **labels;
-	gboolean ssh;
+	gboolean ssh, wait;
 };
 
 static const GOptionEntry entries[] = {
@@ -51,6 +52,10 @@ static const GOptionEntry entries[] = {
 	 "Label of the VM (may be repeated)", "KEY=VALUE"},
 	{"allow-fork", 0, 0, G_OPTION_ARG_STRING, COP_OPTION(run_options, allow_fork),
 	 "The guest may ask for so many clones and freezes of itself", "N"},
+	{"wait", 'w', 0, G_OPTION_ARG_NONE, COP_OPTION(run_options, wait),
+	 "Wait until the guest has booted and its agent is ready", NULL},
+	{"ready-timeout", 0, 0, G_OPTION_ARG_STRING, COP_OPTION(run_options, ready_timeout),
+	 "Time that --wait gives it (default 300)", "SECONDS"},
 	{"image-dir", 0, 0, G_OPTION_ARG_FILENAME, COP_OPTION(run_options, image_dir),
 	 "Directory of built images", "DIR"},
 	{NULL},
@@ -142,12 +147,14 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 	const struct run_options *o = options;
 	g_autoptr(JsonObject) request = json_object_new(), vm = NULL;
 	g_autofree char *image_dir = cop_image_dir(cli, o->image_dir);
-	uint64_t memory_bytes = 0, cpus = 0, forks = 0;
+	uint64_t memory_bytes = 0, cpus = 0, forks = 0, limit_s = 300;
 	struct cop_progress *progress;
 	struct cop_client *client;
+	gboolean ok;
 
 	if (!check(o, &memory_bytes, &cpus, error) ||
 	    !cop_labels_set(request, "labels", "--label", o->labels, error) ||
+	    !cop_options_number("--ready-timeout", o->ready_timeout, 1, 3600, &limit_s, error) ||
 	    !cop_options_number("--allow-fork", o->allow_fork, 1, 1024, &forks, error))
 		return COP_EXIT_USAGE;
 	if (!args[0] && !o->kernel && !o->disks) {
@@ -162,10 +169,11 @@ static int run(struct cop_cli *cli, const void *options, char **args, GError **e
 	client = cop_cli_client(cli, error);
 	if (!client)
 		return COP_EXIT_FAILED;
-	progress = cop_progress_begin("starting", NULL, 1);
+	progress = cop_progress_begin(o->wait ? "booting" : "starting", NULL, 1);
 	vm = cop_client_call(client, "POST", "/v1/vms", request, error);
+	ok = vm && (!o->wait || cop_boot_wait(client, cop_answer_string(vm, "name"), limit_s, error));
 	cop_progress_end(progress);
-	if (!vm)
+	if (!ok)
 		return COP_EXIT_FAILED;
 	if (cli->json)
 		cop_output_json(vm);

@@ -38,6 +38,19 @@ def make_image(folder, name, files, **manifest):
     return path
 
 
+# Catches: run --wait that does not wait, waits for a VM that has ended, or for ever.
+def test_run_wait(coppice, daemon, folder):
+    disk = folder / "x.raw"
+    disk.write_bytes(b"x")
+    daemon.on("POST /v1/vms", 201, vm())
+    daemon.on("GET /v1/vms/desk", 200, vm(agent=READY))
+    assert coppice("run", str(disk), "--wait").out == "'desk' is running (tcg, 1.0 GiB, 1 processor)\n"
+    daemon.on("GET /v1/vms/desk", 200, vm(state="failed", reason="it panicked"))
+    assert "'desk' did not come up: it panicked" in coppice("run", str(disk), "--wait", status=1).err
+    daemon.on("GET /v1/vms/desk", 200, vm())
+    assert "no agent has answered in VM 'desk' in 1 s" in coppice("run", str(disk), "--wait", "--ready-timeout", "1", status=1).err
+
+
 # Catches: an image's settings that are lost, or that beat the command line's.
 def test_run_image(coppice, daemon, folder):
     disk = make_image(folder, "desktop", ["disk.qcow2"], kind="disk", disk="disk.qcow2", disk_format="qcow2",
@@ -84,7 +97,7 @@ def test_missing_image(coppice, daemon):
 
 # Catches: requests and figures of freeze, clone and fork.
 def test_freeze_clone_fork(coppice, daemon):
-    daemon.on("POST /v1/vms/desk/freeze", 201, {"template": template(), "vm": vm(), "freeze": FREEZE, "quiesce": QUIESCE})
+    daemon.on("POST /v1/vms/desk/freeze", 201, {"template": template(agent=True), "vm": vm(), "freeze": FREEZE, "quiesce": QUIESCE})
     clones = [vm(f"base-{i}", template="base", agent=READY, start={**vm()["start"], "total_ms": ms})
               for i, ms in enumerate((1400, 310, 2900), 1)]
     daemon.on("POST /v1/templates/base/clone", 201, {"vms": clones, "all_ms": 2900.4, "ready_ms": 3100})
@@ -92,6 +105,8 @@ def test_freeze_clone_fork(coppice, daemon):
                                                   "ready_ms": None})
     assert coppice("freeze", "desk", "base").out == "frozen 'desk' as 'base': the VM stood still for 61 ms\n"
     assert coppice("freeze", "desk", "base", "--stop").out == "frozen 'desk' as 'base': the VM has ended\n"
+    daemon.on("POST /v1/vms/lone/freeze", 201, {"template": template(), "vm": vm(), "freeze": FREEZE, "quiesce": QUIESCE})
+    assert "no agent has answered in it" in coppice("freeze", "lone", "base").out
     assert coppice("clone", "base", "-n", "3").out == ("3 clones running in 2.9 s (first 0.31 s, median 1.4 s)\n"
                                                        "  base-1 base-2 base-3\n"
                                                        "  ready in 3.1 s: random, hostname\n")
@@ -100,7 +115,7 @@ def test_freeze_clone_fork(coppice, daemon):
                                            "clone 'base-1' running in 0.35 s\n")
     coppice("fork", "desk", "--template", "t", "-n", "2", "--ssh")
     assert [r[2] for r in daemon.requests] == [
-        {"template": "base"}, {"template": "base", "stop": True}, {"count": 3},
+        {"template": "base"}, {"template": "base", "stop": True}, {"template": "base"}, {"count": 3},
         {"count": 2, "names": ["a", "b"], "ssh": True, "paused": True}, {"count": 1},
         {"count": 2, "template": "t", "ssh": True}]
 
