@@ -14,13 +14,13 @@
  * - literals: raw, or a pair of streams towards each other (huf.h), or from 256 on two such pairs;
  * - tokens: a pair, one token a sequence;
  * - distances: a pair;
- * - rest: from its start, extra bits, least significant first, per sequence those of the literals'
- *   length, the copy's length, the distance; from its end, backward, length symbols.
+ * - rest: from its start, the distances' extra bits, least significant first; from its end,
+ *   backward, length symbols.
  *
- * A token: literals 0..6, 7 = 7 + a length symbol | (copy bytes - 3) 0..14, 15 = 15 + a length
- * symbol << 3 | last distance again << 7. Length symbol s: s < 192: s; else 192 + (s - 192) * 128 +
- * 7 extra bits. Distance symbol: 0, 1 = second, third most recent distance; 2..11 = 8 * (1 << (s -
- * 2) + that many extra bits); 16..28 = 1 << (s - 16) + that many extra bits.
+ * A token: literals 0..6, 7 = 7 + a length | (copy bytes - 3) 0..14, 15 = 15 + a length << 3 | last
+ * distance again << 7. A length: symbol s < 192; else two symbols, 192 + (s - 192) * 128 + the
+ * second. Distance symbol: 0, 1 = second, third most recent distance; 2..11 = 8 * (1 << (s - 2) +
+ * that many extra bits); 16..28 = 1 << (s - 16) + that many extra bits.
  *
  * Valid if and only if: every stream fills its section, all sequences stay inside the window,
  * literals are used up, and the page is full at the end.
@@ -34,7 +34,7 @@ enum {
 	TOKEN_COPY_MAX = 15,
 	TOKEN_RECENT = 128,
 	LENGTH_DIRECT = 192,
-	LENGTH_EXTRA_BITS = 7,
+	LENGTH_LOW_BITS = 7,
 	DISTANCE_ALIGNED = 2,
 	DISTANCE_PLAIN = 16,
 	PAIRS_FROM = 256, /* literals from which two pairs of streams are used */
@@ -57,15 +57,6 @@ static inline void put_bits(struct bits *b, unsigned int v, unsigned int n)
 		b->acc >>= 32;
 		b->fill -= 32;
 	}
-}
-
-static inline uint8_t length_symbol(struct bits *extra, unsigned int v)
-{
-	if (v < LENGTH_DIRECT)
-		return v;
-	v -= LENGTH_DIRECT;
-	put_bits(extra, v & ((1u << LENGTH_EXTRA_BITS) - 1), LENGTH_EXTRA_BITS);
-	return LENGTH_DIRECT + (v >> LENGTH_EXTRA_BITS);
 }
 
 static inline uint8_t distance_symbol(struct bits *extra, const struct cop_lz_seq *s)
@@ -96,10 +87,28 @@ struct parts {
 	struct bits extra;
 };
 
+static inline void put_length_symbol(struct cop_encoder *e, struct parts *p, unsigned int symbol)
+{
+	e->lengths[p->nr_lengths++] = symbol;
+	e->count[COP_LENGTHS][symbol]++;
+}
+
+static inline void put_length(struct cop_encoder *e, struct parts *p, unsigned int v)
+{
+	if (v < LENGTH_DIRECT) {
+		put_length_symbol(e, p, v);
+		return;
+	}
+	v -= LENGTH_DIRECT;
+	put_length_symbol(e, p, LENGTH_DIRECT + (v >> LENGTH_LOW_BITS));
+	put_length_symbol(e, p, v & ((1u << LENGTH_LOW_BITS) - 1));
+}
+
 /* Turns sequences into the four streams of symbols, and counts them. */
 static void split(struct cop_encoder *e, const uint8_t *page, uint8_t *extra, struct parts *ret)
 {
 	struct parts p = {.extra.p = extra};
+	const uint8_t *end = page + COP_PAGE_BYTES;
 	uint8_t *lit = e->literals;
 
 	memset(e->count, 0, sizeof(e->count));
@@ -108,20 +117,18 @@ static void split(struct cop_encoder *e, const uint8_t *page, uint8_t *extra, st
 		unsigned int literals = s->literal_bytes, copy = s->copy_bytes - COP_LZ_MIN_MATCH;
 		unsigned int token = s->recent == 1 ? TOKEN_RECENT : 0;
 
-		for (unsigned int k = 0; k < literals; k++)
-			e->count[COP_LITERALS][page[k]]++;
-		memcpy(lit, page, literals);
+		if (literals <= 16 && page + 16 <= end)
+			memcpy(lit, page, 16);
+		else
+			memcpy(lit, page, literals);
 		lit += literals;
 		page += literals + s->copy_bytes;
 		if (literals >= TOKEN_LITERALS_MAX) {
-			e->lengths[p.nr_lengths] =
-				length_symbol(&p.extra, literals - TOKEN_LITERALS_MAX);
-			e->count[COP_LENGTHS][e->lengths[p.nr_lengths++]]++;
+			put_length(e, &p, literals - TOKEN_LITERALS_MAX);
 			literals = TOKEN_LITERALS_MAX;
 		}
 		if (copy >= TOKEN_COPY_MAX) {
-			e->lengths[p.nr_lengths] = length_symbol(&p.extra, copy - TOKEN_COPY_MAX);
-			e->count[COP_LENGTHS][e->lengths[p.nr_lengths++]]++;
+			put_length(e, &p, copy - TOKEN_COPY_MAX);
 			copy = TOKEN_COPY_MAX;
 		}
 		if (s->recent != 1) {
@@ -132,10 +139,9 @@ static void split(struct cop_encoder *e, const uint8_t *page, uint8_t *extra, st
 		e->tokens[p.nr_tokens++] = token;
 		e->count[COP_TOKENS][token]++;
 	}
-	for (size_t k = 0, rest = e->literals + e->lz.nr_literals - lit; k < rest; k++) {
-		e->count[COP_LITERALS][page[k]]++;
-		lit[k] = page[k];
-	}
+	memcpy(lit, page, end - page);
+	for (unsigned int k = 0; k < e->lz.nr_literals; k++)
+		e->count[COP_LITERALS][e->literals[k]]++;
 	*ret = p;
 }
 
@@ -264,7 +270,8 @@ static const uint8_t *parse_header(const uint8_t *p, const uint8_t *end, struct 
 		p = get_leb(p, end, &h->nr_lengths);
 	}
 	if (!p || h->literal_bytes + h->token_bytes + h->distance_bytes > (size_t)(end - p) ||
-	    h->nr_distances > h->nr_seqs || h->nr_lengths > 2 * h->nr_seqs)
+	    h->nr_distances > h->nr_seqs || h->nr_lengths > COP_PLZ_LENGTHS * h->nr_seqs ||
+	    h->nr_lengths > COP_HUF_MAX_COUNT)
 		return NULL;
 	return p;
 }
@@ -314,112 +321,133 @@ static int get_symbols(struct cop_decoder *d, const struct header *h, const uint
 	return r;
 }
 
-/* Extra bits: reading beyond the payload is harmless (at most 4 bytes a sequence, COP_HUF_SLACK)
- * and found at the end. */
-struct extra {
-	const uint8_t *p;
-	size_t bit;
-};
+/* Literals, copy, and in the highest bit whether a length follows, of every token. */
+#define TOKEN(t)                                                                                   \
+	(((t)&7) | (uint32_t)(((t) >> 3 & 15) + COP_LZ_MIN_MATCH) << 16 |                          \
+	 (uint32_t)(((t)&7) == TOKEN_LITERALS_MAX || ((t) >> 3 & 15) == TOKEN_COPY_MAX) << 31)
+#define TOKENS4(t)  TOKEN(t), TOKEN((t) + 1), TOKEN((t) + 2), TOKEN((t) + 3)
+#define TOKENS16(t) TOKENS4(t), TOKENS4((t) + 4), TOKENS4((t) + 8), TOKENS4((t) + 12)
+#define TOKENS64(t) TOKENS16(t), TOKENS16((t) + 16), TOKENS16((t) + 32), TOKENS16((t) + 48)
+static const uint32_t token_lengths[256] = {TOKENS64(0), TOKENS64(64), TOKENS64(128),
+					    TOKENS64(192)};
 
-static inline unsigned int get_bits(struct extra *x, unsigned int n)
+static inline unsigned int get_length(const uint8_t **lengths, bool more)
 {
-	uint32_t v = cop_load32(x->p + (x->bit >> 3)) >> (x->bit & 7);
+	unsigned int v = **lengths & -(unsigned int)more;
 
-	x->bit += n;
-	return v & ((1u << n) - 1);
-}
-
-static unsigned int get_long_length(struct extra *x, unsigned int symbol)
-{
-	return LENGTH_DIRECT + ((symbol - LENGTH_DIRECT) << LENGTH_EXTRA_BITS) +
-	       get_bits(x, LENGTH_EXTRA_BITS);
+	*lengths += more;
+	if (__builtin_expect(v >= LENGTH_DIRECT, 0))
+		v = LENGTH_DIRECT + ((v - LENGTH_DIRECT) << LENGTH_LOW_BITS) + *(*lengths)++;
+	return v;
 }
 
 /*
- * What a distance symbol means: extra bits, shift, and where in `recent` (below) the distance is
- * then found. For a token that says "the last distance again", any symbol | TOKEN_RECENT: so that
- * there is one look-up and no question. Distances that no window has: 65536, which is 0 in 16 bits.
+ * Turns tokens and lengths into numbers, d->seqs, and makes sure that literals and page have room
+ * for them. Which tokens have lengths can't be predicted, so that there is no branch on it: these
+ * are listed, then visited. Reading too many lengths finds old ones.
+ */
+static int resolve_lengths(struct cop_decoder *d, const struct header *h)
+{
+	const uint8_t *lengths = d->lengths;
+	unsigned int nr_seqs = h->nr_seqs, nr_long, literals, copied;
+	uint64_t sum = 0; /* literals; from bit 16, copies; from bit 31, tokens with lengths */
+	uint16_t at[COP_LZ_MAX_SEQS + 1];
+
+	for (unsigned int i = 0; i < nr_seqs; i++) {
+		uint32_t v = token_lengths[d->tokens[i]];
+
+		at[sum >> 31] = i;
+		sum += v;
+		cop_store32((uint8_t *)&d->seqs[i], v);
+	}
+	literals = sum & 0xffff;
+	copied = sum >> 16 & 0x7fff;
+	nr_long = sum >> 31;
+	for (unsigned int k = 0; k < nr_long; k++) {
+		struct cop_plz_seq *s = &d->seqs[at[k]];
+		unsigned int v;
+
+		s->copy &= 0x7fff;
+		v = get_length(&lengths, s->literals == TOKEN_LITERALS_MAX);
+		s->literals += v;
+		literals += v;
+		v = get_length(&lengths, s->copy == TOKEN_COPY_MAX + COP_LZ_MIN_MATCH);
+		s->copy += v;
+		copied += v;
+	}
+	if (lengths != d->lengths + h->nr_lengths || literals > h->nr_literals ||
+	    copied + h->nr_literals != COP_PAGE_BYTES)
+		return -EBADMSG;
+	return 0;
+}
+
+/*
+ * What a distance symbol means: base + (extra bits << shift), or the second or third most recent
+ * one, as masks, so that there is no branch on it: it can't be predicted. A distance that no window
+ * has: 0.
  */
 #define PLAIN(n)                                                                                   \
 	{                                                                                          \
-		n, 0, 48                                                                           \
+		1u << (n), (1u << (n)) - 1, 0, 0, n, 0                                             \
 	}
 #define ALIGNED(n)                                                                                 \
 	{                                                                                          \
-		n, 3, 48                                                                           \
+		8u << (n), (1u << (n)) - 1, 0, 0, n, 3                                             \
+	}
+#define RECENT(member)                                                                             \
+	{                                                                                          \
+		.member = 0xffff                                                                   \
 	}
 #define NOWHERE                                                                                    \
 	{                                                                                          \
-		0, 16, 48                                                                          \
+		0                                                                                  \
 	}
 static const struct {
-	uint8_t bits, shift, recent_bit;
-} distance_symbols[TOKEN_RECENT + COP_NR_DISTANCE_SYMBOLS] = {
-	{0, 0, 16}, {0, 0, 32}, ALIGNED(0), ALIGNED(1), ALIGNED(2), ALIGNED(3), ALIGNED(4),
-	ALIGNED(5), ALIGNED(6), ALIGNED(7), ALIGNED(8), ALIGNED(9), NOWHERE,	NOWHERE,
-	NOWHERE,    NOWHERE,	PLAIN(0),   PLAIN(1),	PLAIN(2),   PLAIN(3),	PLAIN(4),
-	PLAIN(5),   PLAIN(6),	PLAIN(7),   PLAIN(8),	PLAIN(9),   PLAIN(10),	PLAIN(11),
-	PLAIN(12),  NOWHERE,	NOWHERE,    NOWHERE,
+	uint16_t base, mask, second, third;
+	uint32_t bits, shift;
+} distance_symbols[COP_NR_DISTANCE_SYMBOLS] = {
+	RECENT(second), RECENT(third), ALIGNED(0), ALIGNED(1), ALIGNED(2), ALIGNED(3), ALIGNED(4),
+	ALIGNED(5),	ALIGNED(6),    ALIGNED(7), ALIGNED(8), ALIGNED(9), NOWHERE,    NOWHERE,
+	NOWHERE,	NOWHERE,       PLAIN(0),   PLAIN(1),   PLAIN(2),   PLAIN(3),   PLAIN(4),
+	PLAIN(5),	PLAIN(6),      PLAIN(7),   PLAIN(8),   PLAIN(9),   PLAIN(10),  PLAIN(11),
+	PLAIN(12),	NOWHERE,       NOWHERE,	   NOWHERE,
 };
 
 /*
- * Turns symbols into numbers, d->seqs. Which symbols a token has can't be predicted, so that there
- * is no branch on it: a processor spends more on one wrong guess than on the whole sequence.
- * Nothing is checked here but that all symbols and extra bits were used; reading too many finds old
- * ones.
+ * Turns distance symbols into numbers, d->far; before them stands the one that "again" means at the
+ * start. Nothing is checked but that the extra bits are used up: reading beyond the payload is
+ * harmless (less than 2 bytes a symbol, COP_HUF_SLACK) and found at the end.
  */
-static int resolve(struct cop_decoder *d, const struct header *h, const uint8_t *extra,
-		   size_t extra_bytes, size_t dict_bytes)
+static int resolve_distances(struct cop_decoder *d, const struct header *h, const uint8_t *extra,
+			     size_t extra_bytes, size_t dict_bytes)
 {
-	const uint8_t *distances = d->distances, *lengths = d->lengths;
-	const unsigned int nr_seqs = h->nr_seqs;
-	struct extra x = {.p = extra};
+	unsigned int nr = h->nr_distances, bit = 0, a, b, c;
 	uint16_t first[COP_LZ_NR_DISTANCES];
-	uint64_t recent; /* four distances of 16 bits, the last used lowest; the highest is the new
-			    one */
 
 	cop_lz_first_distances(dict_bytes, first);
-	recent = first[0] | (uint64_t)first[1] << 16 | (uint64_t)first[2] << 32;
-	for (unsigned int i = 0; i < nr_seqs; i++) {
-		unsigned int token = d->tokens[i], literals = token & 7, copy = token >> 3 & 15;
-		unsigned int more, v, s, at, distance;
-		uint64_t below;
+	a = first[0];
+	b = first[1];
+	c = first[2];
+	d->far[0] = a;
+	for (unsigned int i = 0; i < nr; i++) {
+		const typeof(distance_symbols[0]) *s = &distance_symbols[d->distances[i]];
+		unsigned int v = cop_load32(extra + (bit >> 3)) >> (bit & 7) & s->mask;
 
-		more = literals == TOKEN_LITERALS_MAX;
-		v = *lengths & -more;
-		if (__builtin_expect(v >= LENGTH_DIRECT, 0))
-			v = get_long_length(&x, v);
-		literals += v;
-		lengths += more;
-
-		more = copy == TOKEN_COPY_MAX;
-		v = *lengths & -more;
-		if (__builtin_expect(v >= LENGTH_DIRECT, 0))
-			v = get_long_length(&x, v);
-		copy += v;
-		lengths += more;
-
-		s = *distances | (token & TOKEN_RECENT);
-		distances += token < TOKEN_RECENT;
-		at = distance_symbols[s].recent_bit;
-		v = ((1u << distance_symbols[s].bits) + get_bits(&x, distance_symbols[s].bits))
-		    << distance_symbols[s].shift;
-		recent = (recent & 0xffffffffffffull) | (uint64_t)v << 48;
-		distance = recent >> at & 0xffff;
-		/* To the front: those before it move up, over its place; those behind it stay. */
-		below = (1ull << at) - 1;
-		recent = (recent & ~(below << 16 | 0xffff)) | (recent & below) << 16 | distance;
-		d->seqs[i] = (struct cop_plz_seq){distance, literals, copy + COP_LZ_MIN_MATCH};
+		v = (s->base + (v << s->shift)) | (b & s->second) | (c & s->third);
+		bit += s->bits;
+		/* The one used comes to the front; those before it move up. */
+		c = b ^ ((b ^ c) & s->second);
+		b = a;
+		a = v;
+		d->far[i + 1] = v;
 	}
-	if (distances != d->distances + h->nr_distances || lengths != d->lengths + h->nr_lengths)
-		return -EBADMSG;
-	return (x.bit + 7) / 8 == extra_bytes ? 0 : -EBADMSG;
+	return (bit + 7) / 8 == extra_bytes ? 0 : -EBADMSG;
 }
 
 /*
- * Copies `bytes` from `distance` back, writing up to 39 bytes more. A pattern shorter than a word
+ * Copies `bytes` from `distance` back, writing up to 31 bytes more. A pattern shorter than a word
  * is first spread over one: from there on it also repeats at a multiple of its length that is a
- * word or more.
+ * word or more. Six of seven copies have 16 bytes or less.
  */
 static inline void copy_back(uint8_t *to, size_t distance, size_t bytes)
 {
@@ -445,43 +473,48 @@ static inline void copy_back(uint8_t *to, size_t distance, size_t bytes)
 		distance = multiple[distance];
 	}
 	from = to - distance;
-	do {
+	memcpy(to, from, 8);
+	memcpy(to + 8, from + 8, 8);
+	to += 16;
+	from += 16;
+	while (to < end) {
 		memcpy(to, from, 8);
 		memcpy(to + 8, from + 8, 8);
 		memcpy(to + 16, from + 16, 8);
 		memcpy(to + 24, from + 24, 8);
 		to += 32;
 		from += 32;
-	} while (to < end);
+	}
 }
 
-/* Runs the sequences. All checks are here: lengths against what is left of page and literals,
- * distances against the window. */
+/* Runs the sequences. Lengths are right, all together; distances are checked here, against the
+ * window. */
 static int run(struct cop_decoder *d, const struct header *h, const uint8_t *literals,
 	       size_t dict_bytes)
 {
 	uint8_t *page = cop_decoder_page(d), *start = page - dict_bytes, *to = page;
-	uint8_t *end = page + COP_PAGE_BYTES;
-	const uint8_t *literals_end = literals + h->nr_literals;
+	const uint16_t *far = d->far;
 
 	for (unsigned int i = 0; i < h->nr_seqs; i++) {
 		struct cop_plz_seq s = d->seqs[i];
+		size_t distance;
 
-		if (s.literals > literals_end - literals || s.literals + s.copy > end - to ||
-		    s.distance > to + s.literals - start || !s.distance)
-			return -EBADMSG;
+		far += d->tokens[i] < TOKEN_RECENT;
+		distance = *far;
 		memcpy(to, literals, 16);
 		memcpy(to + 16, literals + 16, 16);
-		if (s.literals > 32)
+		if (__builtin_expect(s.literals > 32, 0))
 			memcpy(to + 32, literals + 32, s.literals - 32);
 		to += s.literals;
 		literals += s.literals;
-		copy_back(to, s.distance, s.copy);
+		if (distance - 1 >= (size_t)(to - start))
+			return -EBADMSG;
+		copy_back(to, distance, s.copy);
 		to += s.copy;
 	}
-	if (literals_end - literals != end - to)
+	if (far != d->far + h->nr_distances)
 		return -EBADMSG;
-	memcpy(to, literals, end - to);
+	memcpy(to, literals, page + COP_PAGE_BYTES - to);
 	return 0;
 }
 
@@ -513,7 +546,9 @@ int cop_plz_decode(struct cop_decoder *d, const uint8_t *payload, size_t len_byt
 		return r;
 	if (dict && dict != d->window)
 		memcpy(d->window, dict, COP_PAGE_BYTES);
-	r = resolve(d, &h, extra, extra_bytes, dict_bytes);
+	r = resolve_lengths(d, &h);
+	if (!r)
+		r = resolve_distances(d, &h, extra, extra_bytes, dict_bytes);
 	if (r)
 		return r;
 	return run(d, &h, literals, dict_bytes);

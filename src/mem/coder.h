@@ -13,6 +13,8 @@
 #ifndef COP_MEM_CODER_H
 #define COP_MEM_CODER_H
 
+#include <assert.h>
+
 #include "mem/huf.h"
 #include "mem/lz.h"
 #include "mem/model.h"
@@ -42,12 +44,14 @@ enum cop_coder_id {
 
 #define COP_PLZ_SLACK 64 /* bytes that copies may write beyond the page */
 
-/* A sequence with its numbers resolved, nothing checked. */
+#define COP_PLZ_LENGTHS 4 /* length symbols of a sequence at most */
+
+/* A sequence's lengths. */
 struct cop_plz_seq {
-	uint32_t distance;
 	uint16_t literals;
 	uint16_t copy;
 };
+static_assert(sizeof(struct cop_plz_seq) == 4, "written as one word");
 
 /* Working memory of one thread that restores pages. */
 struct cop_decoder {
@@ -59,8 +63,9 @@ struct cop_decoder {
 	uint8_t literals[COP_PAGE_BYTES + COP_PLZ_SLACK];
 	uint8_t tokens[COP_LZ_MAX_SEQS + 8];
 	uint8_t distances[COP_LZ_MAX_SEQS + 8];
-	uint8_t lengths[2 * COP_LZ_MAX_SEQS + 8];
+	uint8_t lengths[COP_PLZ_LENGTHS * COP_LZ_MAX_SEQS + 8];
 	struct cop_plz_seq seqs[COP_LZ_MAX_SEQS];
+	uint16_t far[1 + COP_LZ_MAX_SEQS]; /* distances; the first is that before any */
 	struct ZSTD_DCtx_s *zstd;
 	const struct cop_model *model;
 };
@@ -69,10 +74,10 @@ struct cop_decoder {
 struct cop_encoder {
 	struct cop_lz lz;
 	uint8_t window[COP_LZ_WINDOW];
-	uint8_t literals[COP_PAGE_BYTES];
+	uint8_t literals[COP_PAGE_BYTES + COP_PLZ_SLACK];
 	uint8_t tokens[COP_LZ_MAX_SEQS];
 	uint8_t distances[COP_LZ_MAX_SEQS];
-	uint8_t lengths[2 * COP_LZ_MAX_SEQS];
+	uint8_t lengths[COP_PLZ_LENGTHS * COP_LZ_MAX_SEQS];
 	uint8_t sections[4 * COP_HUF_SLACK];
 	uint8_t scratch[2 * COP_PAGE_BYTES + 512];
 	uint8_t template_page[COP_PAGE_BYTES]; /* the store's: dictionaries of the page being coded

@@ -1,18 +1,10 @@
 /* huf.c - Huffman codes with ready-made tables: see huf.h. */
+#include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
 
 #include "mem/huf.h"
 #include "mem/page.h"
-
-static unsigned int reverse_bits(unsigned int v, unsigned int n)
-{
-	unsigned int r = 0;
-
-	for (unsigned int i = 0; i < n; i++)
-		r |= (v >> i & 1) << (n - 1 - i);
-	return r;
-}
 
 int cop_huf_build(struct cop_huf *h, const uint8_t *bits, unsigned int nr_symbols)
 {
@@ -43,9 +35,9 @@ int cop_huf_build(struct cop_huf *h, const uint8_t *bits, unsigned int nr_symbol
 		if (!n)
 			continue;
 		h->bits[s] = n;
-		h->code[s] = reverse_bits(next[n]++, n);
-		for (unsigned int i = h->code[s]; i < COP_HUF_ENTRIES; i += 1u << n)
-			h->dec[i] = s << 4 | n;
+		h->code[s] = next[n]++;
+		for (unsigned int i = 0; i < COP_HUF_ENTRIES >> n; i++)
+			h->dec[(h->code[s] << (COP_HUF_MAX_BITS - n)) + i] = s << 8 | n;
 	}
 	return 0;
 }
@@ -121,25 +113,35 @@ void cop_huf_lengths(const uint32_t *count, unsigned int nr_symbols, uint8_t *re
 	}
 }
 
+#define PER_WRITE ((64 - 7) / COP_HUF_MAX_BITS)
+
 size_t cop_huf_encode(const struct cop_huf *h, const uint8_t *src, size_t n, bool backward,
 		      uint8_t *dst)
 {
-	uint64_t acc = 0;
+	uint64_t acc = 0; /* the lowest `fill` bits are yet unwritten */
 	unsigned int fill = 0;
 	uint8_t *p = dst;
+	size_t i = 0;
 
-	for (size_t i = 0; i < n; i++) {
-		acc |= (uint64_t)h->code[src[i]] << fill;
-		fill += h->bits[src[i]];
-		if (fill >= 48) {
-			cop_store64(p, acc);
-			p += 6;
-			acc >>= 48;
-			fill -= 48;
+	/* Bytes are written after so many symbols as surely fit, whether there are more or less of
+	 * them: a question after each would be guessed wrong too often. */
+	for (; i + PER_WRITE <= n; i += PER_WRITE) {
+		for (size_t k = i; k < i + PER_WRITE; k++) {
+			acc = acc << h->bits[src[k]] | h->code[src[k]];
+			fill += h->bits[src[k]];
 		}
+		cop_store64(p, __builtin_bswap64(acc << (64 - fill)));
+		p += fill >> 3;
+		fill &= 7;
 	}
-	cop_store64(p, acc);
-	p += (fill + 7) / 8;
+	for (; i < n; i++) {
+		acc = acc << h->bits[src[i]] | h->code[src[i]];
+		fill += h->bits[src[i]];
+	}
+	if (fill) {
+		cop_store64(p, __builtin_bswap64(acc << (64 - fill)));
+		p += (fill + 7) / 8;
+	}
 	if (backward) {
 		for (uint8_t *a = dst, *b = p - 1; a < b; a++, b--) {
 			uint8_t t = *a;
@@ -152,47 +154,48 @@ size_t cop_huf_encode(const struct cop_huf *h, const uint8_t *src, size_t n, boo
 }
 
 /*
- * A reservoir of 56..63 bits. Reading on past the section's end is harmless (COP_HUF_SLACK) and
- * found afterwards, because what was read is counted exactly: the bytes taken in, less the whole
- * bytes still unused.
+ * The next bits, from the highest, and behind the last of them a 1: so that nothing but shifting is
+ * to be done for a symbol, and the place of that 1 says how many bits were used. After a refill
+ * there are 56 at least. p: the section's bytes that `acc` starts in. Reading on past the section's
+ * end is harmless (COP_HUF_SLACK) and found afterwards, because what was used is known exactly.
  */
 struct reader {
 	uint64_t acc;
 	const uint8_t *p;
-	unsigned int fill;
 };
 
 static inline void refill_forward(struct reader *r)
 {
-	r->acc |= cop_load64(r->p) << r->fill;
-	r->p += (63 - r->fill) >> 3;
-	r->fill |= 56;
+	unsigned int used = __builtin_ctzll(r->acc);
+
+	r->p += used >> 3;
+	r->acc = (__builtin_bswap64(cop_load64(r->p)) | 1) << (used & 7);
 }
 
 static inline void refill_backward(struct reader *r)
 {
-	r->acc |= __builtin_bswap64(cop_load64(r->p - 8)) << r->fill;
-	r->p -= (63 - r->fill) >> 3;
-	r->fill |= 56;
+	unsigned int used = __builtin_ctzll(r->acc);
+
+	r->p -= used >> 3;
+	r->acc = (cop_load64(r->p - 8) | 1) << (used & 7);
 }
 
 static inline uint8_t take(struct reader *r, const struct cop_huf *h)
 {
-	unsigned int e = h->dec[r->acc & (COP_HUF_ENTRIES - 1)];
+	unsigned int e = h->dec[r->acc >> (64 - COP_HUF_MAX_BITS)];
 
-	r->acc >>= e & 15;
-	r->fill -= e & 15;
-	return e >> 4;
+	r->acc <<= e & 63;
+	return e >> 8;
 }
 
 static inline size_t used_forward(const struct reader *r, const uint8_t *start)
 {
-	return r->p - start - (r->fill >> 3);
+	return r->p - start + (__builtin_ctzll(r->acc) + 7) / 8;
 }
 
 static inline size_t used_backward(const struct reader *r, const uint8_t *end)
 {
-	return end - r->p - (r->fill >> 3);
+	return end - r->p + (__builtin_ctzll(r->acc) + 7) / 8;
 }
 
 #define PER_REFILL (56 / COP_HUF_MAX_BITS)
@@ -218,8 +221,8 @@ static inline struct pair pair_begin(uint8_t *dst, size_t n, const uint8_t *sect
 	size_t na = (n + 1) / 2;
 
 	return (struct pair){
-		.a.p = section,
-		.b.p = section + len_bytes,
+		.a = {1, section},
+		.b = {1, section + len_bytes},
 		.da = dst,
 		.db = dst + na,
 		.na = na,
@@ -266,6 +269,7 @@ int cop_huf_decode_pair(const struct cop_huf *h, uint8_t *dst, size_t n, const u
 {
 	struct pair p = pair_begin(dst, n, section, len_bytes);
 
+	assert(n <= COP_HUF_MAX_COUNT);
 	while (pair_more(&p)) {
 		pair_refill(&p);
 		for (unsigned int k = 0; k < PER_REFILL; k++)
@@ -280,13 +284,14 @@ int cop_huf_decode_mixed(const struct cop_huf_part *p, const struct cop_huf_part
 	const uint8_t *single_end = single->section + single->len_bytes;
 	struct pair x = pair_begin(p->dst, p->n, p->section, p->len_bytes);
 	struct pair y = pair_begin(q->dst, q->n, q->section, q->len_bytes);
-	struct reader z = {.p = single_end};
+	struct reader z = {1, single_end};
 	/* In locals: a byte stored through dst might, for all the compiler knows, change what the
 	 * parts point to. */
 	const struct cop_huf *hx = p->h, *hy = q->h, *hz = single->h;
 	uint8_t *dz = single->dst;
 	size_t i = 0, nz = single->n;
 
+	assert(p->n <= COP_HUF_MAX_COUNT && q->n <= COP_HUF_MAX_COUNT && nz <= COP_HUF_MAX_COUNT);
 	while (pair_more(&x) && pair_more(&y)) {
 		pair_refill(&x);
 		pair_refill(&y);
@@ -332,6 +337,7 @@ int cop_huf_decode4(const struct cop_huf *h, uint8_t *dst, size_t n, const uint8
 	size_t half = cop_huf_half(n);
 	struct pair x, y;
 
+	assert(n <= COP_HUF_MAX_COUNT);
 	if (mid_bytes > len_bytes)
 		return -EBADMSG;
 	x = pair_begin(dst, half, section, mid_bytes);

@@ -6,8 +6,8 @@
  * only codes and decodes.
  *
  * Codes are canonical (shorter first, then by symbol), at most COP_HUF_MAX_BITS long, complete, and
- * written least significant bit first, bit-reversed, so that a decoder indexes a table with the low
- * bits of its reservoir. Source: D. Huffman 1952; canonical form as in RFC 1951 3.2.2; the pairs of
+ * written from each byte's highest bit on, so that a decoder indexes a table with the high bits of
+ * its reservoir. Source: D. Huffman 1952; canonical form as in RFC 1951 3.2.2; the pairs of
  * streams that run towards each other, so that two are found without a length, as in F. Giesen's
  * description of Oodle.
  */
@@ -22,12 +22,14 @@
 #define COP_HUF_SYMBOLS	 256
 #define COP_HUF_ENTRIES	 (1u << COP_HUF_MAX_BITS)
 
-/* Bytes a decoder may read beyond either end of a section: no more than n symbols of the longest
- * code, and a word. */
-#define COP_HUF_SLACK (4096u * COP_HUF_MAX_BITS / 8 + 16)
+#define COP_HUF_MAX_COUNT 4096u /* symbols of a section */
+
+/* Bytes a decoder may read beyond either end of a section: no more than so many symbols of the
+ * longest code, and a word. */
+#define COP_HUF_SLACK (COP_HUF_MAX_COUNT * COP_HUF_MAX_BITS / 8 + 16)
 
 struct cop_huf {
-	uint16_t dec[COP_HUF_ENTRIES]; /* symbol << 4 | bits */
+	uint16_t dec[COP_HUF_ENTRIES]; /* symbol << 8 | bits */
 	uint16_t code[COP_HUF_SYMBOLS];
 	uint8_t bits[COP_HUF_SYMBOLS]; /* 1..COP_HUF_MAX_BITS; 0 = symbol has no code */
 };
@@ -57,7 +59,7 @@ size_t cop_huf_encode_pair(const struct cop_huf *h, const uint8_t *src, size_t n
 
 /*
  * Decodes such a section. COP_HUF_SLACK bytes before and after it must be readable; they may hold
- * anything. n <= 4096. 0, or -EBADMSG if the streams don't fill the section exactly.
+ * anything. n <= COP_HUF_MAX_COUNT. 0, or -EBADMSG if the streams don't fill the section exactly.
  */
 int cop_huf_decode_pair(const struct cop_huf *h, uint8_t *dst, size_t n, const uint8_t *section,
 			size_t len_bytes);

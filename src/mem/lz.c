@@ -100,13 +100,16 @@ find(const struct cop_lz *lz, const uint8_t *window, unsigned int pos, unsigned 
 	return m;
 }
 
-static inline void index_to(struct cop_lz *lz, const uint8_t *window, unsigned int *next,
-			    unsigned int to, unsigned int stride)
+/* chain: whether anybody will follow it. */
+static inline __attribute__((always_inline)) void index_to(struct cop_lz *lz, const uint8_t *window,
+							   unsigned int *next, unsigned int to,
+							   unsigned int stride, bool chain)
 {
 	for (; *next < to; *next += stride) {
 		unsigned int h = hash4(window + *next);
 
-		lz->chain[*next] = lz->head[h];
+		if (chain)
+			lz->chain[*next] = lz->head[h];
 		lz->head[h] = *next;
 	}
 }
@@ -117,6 +120,7 @@ static inline __attribute__((always_inline)) void parse(struct cop_lz *lz, const
 	unsigned int end = dict_bytes + COP_PAGE_BYTES, last = end - HASHED_BYTES;
 	unsigned int pos = dict_bytes, anchor = pos, next = 0, misses = 0;
 	uint16_t recent[COP_LZ_NR_DISTANCES];
+	bool chain = e.depth > 1;
 
 	memset(lz->head, 0, sizeof(lz->head));
 	lz->chain[0] = 0;
@@ -124,7 +128,7 @@ static inline __attribute__((always_inline)) void parse(struct cop_lz *lz, const
 	lz->nr_literals = COP_PAGE_BYTES;
 	cop_lz_first_distances(dict_bytes, recent);
 	if (dict_bytes)
-		index_to(lz, window, &next, dict_bytes - HASHED_BYTES, e.dict_stride);
+		index_to(lz, window, &next, dict_bytes - HASHED_BYTES, e.dict_stride, chain);
 	next = dict_bytes;
 	while (pos <= last) {
 		struct match m = find(lz, window, pos, end, recent, e.depth);
@@ -132,7 +136,7 @@ static inline __attribute__((always_inline)) void parse(struct cop_lz *lz, const
 		if (m.score <= 0) {
 			unsigned int step = 1 + (misses++ >> 5);
 
-			index_to(lz, window, &next, pos + 1, 1);
+			index_to(lz, window, &next, pos + 1, 1, chain);
 			pos += step;
 			next = pos;
 			continue;
@@ -141,7 +145,7 @@ static inline __attribute__((always_inline)) void parse(struct cop_lz *lz, const
 		while (m.bytes < e.lazy_bytes && pos < last) {
 			struct match later;
 
-			index_to(lz, window, &next, pos + 1, 1);
+			index_to(lz, window, &next, pos + 1, 1, chain);
 			later = find(lz, window, pos + 1, end, recent, e.depth);
 			if (later.score <= m.score + LITERAL_BITS / 2)
 				break;
@@ -164,7 +168,7 @@ static inline __attribute__((always_inline)) void parse(struct cop_lz *lz, const
 			lz->dict_copy_bytes += m.bytes;
 		cop_lz_used_distance(recent, m.distance, m.recent);
 		anchor = pos += m.bytes;
-		index_to(lz, window, &next, pos <= last ? pos : last + 1, 1);
+		index_to(lz, window, &next, pos <= last ? pos : last + 1, 1, chain);
 		next = pos;
 	}
 }

@@ -31,8 +31,9 @@ unsigned int cop_model_choose(const struct cop_model *m, enum cop_alphabet a,
 		const uint8_t *bits = m->table[a][t].bits;
 		unsigned int sum = 0;
 
+		/* Signed and short (a count is at most 4096): that is one instruction for eight. */
 		for (unsigned int s = 0; s < cop_alphabet_symbols[a]; s++)
-			sum += (unsigned int)count[s] * bits[s];
+			sum += (int16_t)count[s] * (int16_t)bits[s];
 		if (sum < best_bits) {
 			best_bits = sum;
 			best = t;

@@ -31,7 +31,8 @@ int cop_model_build(struct cop_model *m,
 		    const uint8_t packed[COP_NR_ALPHABETS][COP_MODEL_TABLES][COP_HUF_SYMBOLS / 2]);
 
 /*
- * The bank's cheapest table for symbols that occur count[i] times; *ret_bits is their size then.
+ * The bank's cheapest table for symbols that occur count[i] times, at most 32767; *ret_bits is
+ * their size then.
  */
 unsigned int cop_model_choose(const struct cop_model *m, enum cop_alphabet a,
 			      const uint16_t count[COP_HUF_SYMBOLS], unsigned int *ret_bits);

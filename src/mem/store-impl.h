@@ -9,7 +9,7 @@
 #include "mem/store.h"
 
 #define COP_STORE_MAGIC	  0x31304d454d504f43ull /* "COPMEM01" */
-#define COP_STORE_VERSION 1u
+#define COP_STORE_VERSION 2u
 
 /* All references to blocks are 8 bytes wide, so that one store makes or breaks them. 0: none. */
 #define COP_DIR_ENTRIES (COP_BLOCK_BYTES / 8)

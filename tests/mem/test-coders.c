@@ -165,6 +165,42 @@ static void test_every_truncation_is_refused(void **state)
 	codec_free(&c);
 }
 
+/* Catches: lengths at the edges of what a token, one symbol and two symbols can say; all of them.
+ */
+static void test_every_length(void **state)
+{
+	struct cop_model *m = cop_model_new();
+	struct cop_encoder *e = cop_encoder_new(m);
+	struct cop_decoder *d = cop_decoder_new(m);
+	static uint8_t page[COP_PAGE_BYTES], dict[COP_PAGE_BYTES], payload[COP_PAYLOAD_MAX];
+	uint64_t r = 9;
+
+	assert_non_null(d);
+	for (unsigned int i = 0; i < COP_PAGE_BYTES; i++) {
+		dict[i] = cop_random(&r) >> 33;
+		page[i] = cop_random(&r) >> 33;
+	}
+	/* i literals, then a copy of all the rest. */
+	for (unsigned int i = 0; i <= COP_PAGE_BYTES - 8; i++) {
+		size_t n;
+
+		memcpy(page + i, dict + i, COP_PAGE_BYTES - i);
+		n = cop_plz_encode(e, page, dict, i & 1, payload);
+		if (i < COP_PAGE_BYTES - 64) {
+			assert_true(n);
+			assert_in_range(e->lz.nr_seqs, 1, 16);
+		}
+		if (n) {
+			assert_int_equal(cop_plz_decode(d, payload, n, dict), 0);
+			assert_memory_equal(cop_decoder_page(d), page, COP_PAGE_BYTES);
+		}
+		page[i] = ~dict[i];
+	}
+	cop_decoder_free(d);
+	cop_encoder_free(e);
+	cop_model_free(m);
+}
+
 /* Catches: a decoder whose result depends on what it decoded before (stale symbols, stale window).
  */
 static void test_decoding_has_no_memory(void **state)
@@ -195,6 +231,7 @@ int main(void)
 		cmocka_unit_test(test_round_trip),
 		cmocka_unit_test(test_damaged_payloads),
 		cmocka_unit_test(test_every_truncation_is_refused),
+		cmocka_unit_test(test_every_length),
 		cmocka_unit_test(test_decoding_has_no_memory),
 	};
 
