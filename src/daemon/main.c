@@ -209,6 +209,8 @@ int main(int argc, char **argv)
 		int status = fail(d.ready_fd, error);
 
 		cop_cgroup_leave(d.state);
+		cop_state_free(d.state);
+		cop_config_free(d.config);
 		return status;
 	}
 	d.state->pager = cop_pager_new(d.state);

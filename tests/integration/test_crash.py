@@ -181,3 +181,4 @@ def test_host_restarted(daemon):
     assert vm["state"] == "failed" and "restarted" in vm["reason"]
     os.kill(pid, 0)  # it was left alone
     os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not qemus_of(daemon.dir), "the stranger's end")
