@@ -110,9 +110,11 @@ def test_a_clones_session_leaves_commands_alone(machine, host):  # Fails if fork
     assert host.next_of(1)[0] == wire.STARTED
     host.start(2, ["sh", "-c", f"echo $$ >{machine.root}/pid; exec sleep 1000"], tty=(10, 20))
     assert host.next_of(2)[0] == wire.STARTED
-    assert host.hello(flags=1)[0] == wire.HELLO_ACK
     end = time.monotonic() + 20
-    while not os.path.exists(machine.root + "/end") and time.monotonic() < end:
+    while not (os.path.exists(machine.root + "/pid") and machine.read("/pid")) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert host.hello(flags=1)[0] == wire.HELLO_ACK
+    while not (os.path.exists(machine.root + "/end") and machine.read("/end")) and time.monotonic() < end:
         time.sleep(0.01)
     assert machine.read("/end") == "end\n"
     while os.path.exists(f"/proc/{int(machine.read('/pid'))}") and time.monotonic() < end:
