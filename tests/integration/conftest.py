@@ -1,3 +1,4 @@
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,8 +16,8 @@ def make_daemon(tmp_path):
     daemons = []
 
     def make(*options, directory=None, **more):
-        # A short path: sockets in it have a limited length.
-        directory = directory or Path("/tmp") / f"coppice-test-{tmp_path.parent.name[-4:]}-{tmp_path.name[:30]}-{len(daemons)}"
+        # A short path: sockets in it have a limited length. Tests run side by side.
+        directory = directory or Path("/tmp") / f"coppice-test-{os.getpid()}-{tmp_path.name[:30]}-{len(daemons)}"
         shutil.rmtree(directory, ignore_errors=True)
         daemon = Daemon(directory, *options, **more)
         daemons.append(daemon)
